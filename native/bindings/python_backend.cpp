@@ -1,0 +1,152 @@
+#include "python_backend.hpp"
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace piqi::bindings {
+namespace {
+
+std::string describe(const py::array& array) {
+  return py::str(array.dtype()).cast<std::string>() + " " + py::str(array.attr("shape")).cast<std::string>();
+}
+
+// What Python raised, as the library's own error: it may be rethrown on a thread that does not hold the GIL.
+template <typename Function>
+auto translated(const std::string& where, Function function) {
+  try {
+    return function();
+  } catch (const py::error_already_set& error) {
+    throw BackendError(where + ": " + error.what());
+  }
+}
+
+class PythonSubGraph final : public PreparedSubGraph {
+ public:
+  PythonSubGraph(std::shared_ptr<const Graph> graph, const SubGraph& sub_graph, py::object prepared)
+      : graph_(std::move(graph)),
+        inputs_(sub_graph.receivers),
+        outputs_(sub_graph.senders),
+        prepared_(std::move(prepared)),
+        where_("layers " + std::to_string(sub_graph.first_layer) + " to " +
+               std::to_string(sub_graph.last_layer)) {}
+
+  ~PythonSubGraph() override {
+    if (!Py_IsInitialized()) {
+      prepared_.release();
+      return;
+    }
+    const py::gil_scoped_acquire gil;
+    try {
+      prepared_.attr("close")();
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("PreparedSubGraph.close");
+    }
+    prepared_ = py::object();
+  }
+
+  Format input_format(size_t) const override { return {}; }
+  Format output_format(size_t) const override { return {}; }
+  size_t memory_bytes() const override { return 0; }
+  bool may_hang() const override { return true; }
+
+  void bind(const void* const* inputs, void* const* outputs) override {
+    input_data_.assign(inputs, inputs + inputs_.size());
+    output_data_.assign(outputs, outputs + outputs_.size());
+  }
+
+  void run_step(size_t, pthreadpool_t) override {
+    const py::gil_scoped_acquire gil;
+    translated(where_, [&] {
+      py::dict arguments;
+      for (size_t i = 0; i < inputs_.size(); ++i) {
+        const Tensor& tensor = graph_->tensor(inputs_[i]);
+        // A view: the capsule only tells NumPy that somebody else owns the memory.
+        arguments[tensor.name.c_str()] = py::array(dtype_of(tensor.type), tensor.shape, input_data_[i],
+                                                   py::capsule(input_data_[i], [](void*) {}));
+      }
+      const auto results = prepared_.attr("run")(arguments).cast<py::dict>();
+      for (size_t i = 0; i < outputs_.size(); ++i) {
+        const Tensor& tensor = graph_->tensor(outputs_[i]);
+        if (!results.contains(tensor.name))
+          throw BackendError(where_ + ": returned no '" + tensor.name + "'");
+        const py::array array = as_array(results[tensor.name.c_str()], tensor);
+        std::memcpy(output_data_[i], array.data(), tensor.size_bytes());
+      }
+    });
+  }
+
+ private:
+  const std::shared_ptr<const Graph> graph_;
+  const std::vector<TensorId> inputs_, outputs_;
+  py::object prepared_;
+  const std::string where_;
+  std::vector<const void*> input_data_;
+  std::vector<void*> output_data_;
+};
+
+class PythonBackend final : public Backend {
+ public:
+  explicit PythonBackend(py::object backend) : backend_(std::move(backend)) {}
+
+  ~PythonBackend() override {
+    if (!Py_IsInitialized()) {
+      backend_.release();
+      return;
+    }
+    const py::gil_scoped_acquire gil;
+    backend_ = py::object();
+  }
+
+  std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
+                                            const SubGraph& sub_graph, KernelCache&) override {
+    for (const auto& ids : {sub_graph.receivers, sub_graph.senders})
+      for (TensorId id : ids)
+        if (graph->tensor(id).type != DataType::Float32)
+          throw UnsupportedError("'" + graph->tensor(id).name + "' is " + to_string(graph->tensor(id).type) +
+                                 ", a Python backend takes float32");
+    const py::gil_scoped_acquire gil;
+    return translated("prepare", [&] {
+      return std::make_unique<PythonSubGraph>(graph, sub_graph,
+                                              backend_.attr("prepare")(py::cast(sub_graph)));
+    });
+  }
+
+ private:
+  py::object backend_;
+};
+
+}  // namespace
+
+py::dtype dtype_of(DataType type) {
+  return py::dtype(std::string(to_string(type)));
+}
+
+void check_array(const py::array& array, const Tensor& tensor) {
+  const bool same_shape =
+      std::equal(tensor.shape.begin(), tensor.shape.end(), array.shape(), array.shape() + array.ndim(),
+                 [](size_t a, py::ssize_t b) { return static_cast<py::ssize_t>(a) == b; });
+  if (!same_shape || !array.dtype().equal(dtype_of(tensor.type)) || !(array.flags() & py::array::c_style))
+    throw GraphError("tensor '" + tensor.name + "': expected dense " + to_string(tensor.type) + " " +
+                     to_string(tensor.shape) + ", got " + describe(array));
+}
+
+py::array as_array(const py::handle& object, const Tensor& tensor) {
+  py::array array = py::array::ensure(object, py::array::c_style);
+  if (!array) throw GraphError("tensor '" + tensor.name + "': expected an array");
+  check_array(array, tensor);
+  return array;
+}
+
+py::array empty_array(const Tensor& tensor) {
+  return py::array(dtype_of(tensor.type), std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()));
+}
+
+std::shared_ptr<Backend> make_python_backend(py::object backend) {
+  return std::make_shared<PythonBackend>(std::move(backend));
+}
+
+}  // namespace piqi::bindings

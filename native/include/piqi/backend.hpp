@@ -1,0 +1,46 @@
+// What prepares and runs sub-graphs on one kind of processor.
+#pragma once
+
+#include <pthreadpool.h>
+
+#include <memory>
+#include <string>
+
+#include "piqi/channel.hpp"
+#include "piqi/graph.hpp"
+#include "piqi/graph_creator.hpp"
+#include "piqi/kernel_cache.hpp"
+
+namespace piqi {
+
+/// A sub-graph, ready to run. Used by one thread at a time.
+class PreparedSubGraph {
+ public:
+  virtual ~PreparedSubGraph() = default;
+  /// The form in which it takes receiver i and makes sender i.
+  virtual Format input_format(size_t i) const = 0;
+  virtual Format output_format(size_t i) const = 0;
+  /// Names the frame's buffers: dense, aligned, `extra_bytes` readable behind them.
+  virtual void bind(const void* const* inputs, void* const* outputs) = 0;
+  /// Runs a step; returns when the processor is done with it. Throws BackendError.
+  virtual void run_step(size_t step, pthreadpool_t pool) = 0;
+  virtual size_t memory_bytes() const = 0;
+  /// True for a vendor's library, which may hang: it is then closed under supervision.
+  virtual bool may_hang() const { return false; }
+  /// Time inside the kernels since the last call, in ns, where the backend can tell it apart from its own.
+  virtual void measure_kernels(bool /*enabled*/) {}
+  virtual int64_t take_kernel_ns() { return 0; }
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  /// `cache` shares packed weights between sub-graphs. Throws UnsupportedError, PartitionError, BackendError.
+  virtual std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
+                                                    const SubGraph& sub_graph, KernelCache& cache) = 0;
+};
+
+/// float32 operators on CPUs; the partitions of an NPU's sub-graphs in int8 or uint8 (the emulated NPU).
+std::shared_ptr<Backend> make_xnnpack_backend();
+
+}  // namespace piqi

@@ -1,0 +1,58 @@
+// Operators that run one after the other on one thread pool, their tensors in one arena.
+#pragma once
+
+#include <pthreadpool.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "piqi/aligned_buffer.hpp"
+#include "piqi/graph.hpp"
+#include "piqi/kernel_cache.hpp"
+
+namespace piqi {
+
+class OperatorSequence {
+ public:
+  /// `operators` of `graph`, in order; `inputs` and `outputs` live in the caller's buffers, the rest in the
+  /// arena, where tensors whose lifetimes do not meet share memory (unless `keep_all`).
+  OperatorSequence(std::shared_ptr<const Graph> graph, std::vector<OperatorId> operators,
+                   std::vector<TensorId> inputs, std::vector<TensorId> outputs, KernelCache& cache,
+                   bool keep_all = false);
+
+  void bind(const void* const* inputs, void* const* outputs);
+  /// Runs operators [begin, end) of the sequence.
+  void run(size_t begin, size_t end, pthreadpool_t pool);
+  size_t size() const { return nodes_.size(); }
+  size_t memory_bytes() const { return arena_.size_bytes(); }
+  /// Where a tensor of the sequence lies after run(); meaningful for every tensor with `keep_all`.
+  const void* data(TensorId tensor) const;
+  /// Time spent inside the kernels since the last call, in ns; measured only while enabled.
+  void measure_kernels(bool enabled) { measure_ = enabled; }
+  int64_t take_kernel_ns();
+
+ private:
+  struct Node {
+    std::shared_ptr<Kernel> kernel;  // null: a reshape whose output shares its input's memory
+    uint64_t owner = 0;
+    std::vector<TensorId> inputs, outputs;
+    std::vector<const void*> input_data;
+    std::vector<void*> output_data;
+    bool external = false;  // touches the caller's buffers
+    bool stale = true;      // its buffers changed since its last setup
+    pthreadpool_t pool = nullptr;
+  };
+  void place(bool keep_all);
+  void resolve(Node& node);
+
+  std::shared_ptr<const Graph> graph_;
+  std::vector<TensorId> inputs_, outputs_;
+  std::vector<Node> nodes_;
+  std::vector<void*> data_;  // tensor -> where it lies; null: not of this sequence, or a constant
+  AlignedBuffer arena_;
+  bool measure_ = false;
+  int64_t kernel_ns_ = 0;
+};
+
+}  // namespace piqi

@@ -1,0 +1,23 @@
+// What an NPU runs: a contiguous range of layers, prepared offline.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "piqi/graph.hpp"
+
+namespace piqi {
+
+/// Inputs and outputs are matched to the network's tensors by name. `graph` is the range as quantised
+/// operators, which the emulated NPU runs; `vendor_file` names the compiled form that a vendor's library
+/// loads.
+struct Partition {
+  size_t first_layer = 0;
+  size_t last_layer = 0;
+  std::shared_ptr<const Graph> graph;
+  std::string vendor_file;
+  std::string checksum;  // identifies the content
+};
+
+}  // namespace piqi

@@ -1,0 +1,186 @@
+#include "piqi/channel.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace piqi {
+namespace {
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Channel::Clock::now().time_since_epoch())
+      .count();
+}
+
+// [N, rows, columns] -> [N, columns, rows]; NHWC <-> NCHW with rows and columns chosen accordingly.
+template <typename T>
+void transpose(const void* from, void* to, size_t batch, size_t rows, size_t columns) {
+  const T* source = static_cast<const T*>(from);
+  T* target = static_cast<T*>(to);
+  for (size_t n = 0; n < batch; ++n, source += rows * columns, target += rows * columns)
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t c = 0; c < columns; ++c) target[c * rows + r] = source[r * columns + c];
+}
+
+}  // namespace
+
+/// Turns one format into another: first the data type (by a kernel), then the layout.
+class Channel::Converter {
+ public:
+  Converter(const std::string& name, const Shape& shape, const Format& from, const Format& to)
+      : shape_(shape), from_(from), to_(to), converted_(element_count(shape) * size_of(to.type)) {
+    if (from.layout != to.layout) {
+      if (shape.size() != 4)
+        throw GraphError("channel '" + name + "': shape " + to_string(shape) + " has no NCHW layout");
+      transposed_ = AlignedBuffer(converted_.size_bytes());
+    }
+    if (from.type == to.type && from.quantization == to.quantization) return;
+    Graph graph("conversion of '" + name + "'");
+    const TensorId source = graph.add_tensor(tensor("from", from));
+    const TensorId target = graph.add_tensor(tensor("to", to));
+    Operator op;
+    op.name = name;
+    op.kind = to.type == DataType::Float32 ? OperatorKind::Dequantize : OperatorKind::Quantize;
+    op.inputs = {source};
+    op.outputs = {target};
+    graph.add_operator(op);
+    graph.add_input(source);
+    graph.add_output(target);
+    graph.finish();
+    kernel_ = make_kernel(graph, graph.operators()[0]);
+  }
+
+  const void* convert(const void* data, pthreadpool_t pool) {
+    if (kernel_) {
+      void* output = converted_.data();
+      kernel_->setup(&data, &output, pool);
+      kernel_->run(pool);
+      data = output;
+    }
+    if (from_.layout == to_.layout) return data;
+    const size_t pixels = shape_[1] * shape_[2];
+    const size_t channels = shape_[3];
+    const bool to_nchw = to_.layout == Layout::Nchw;
+    const size_t rows = to_nchw ? pixels : channels;
+    const size_t columns = to_nchw ? channels : pixels;
+    if (size_of(to_.type) == 1)
+      transpose<uint8_t>(data, transposed_.data(), shape_[0], rows, columns);
+    else
+      transpose<uint32_t>(data, transposed_.data(), shape_[0], rows, columns);
+    return transposed_.data();
+  }
+
+  size_t memory_bytes() const { return converted_.size_bytes() + transposed_.size_bytes(); }
+
+ private:
+  Tensor tensor(const char* name, const Format& format) const {
+    Tensor tensor;
+    tensor.name = name;
+    tensor.shape = shape_;
+    tensor.type = format.type;
+    tensor.quantization = format.quantization;
+    return tensor;
+  }
+
+  const Shape shape_;
+  const Format from_, to_;
+  std::shared_ptr<Kernel> kernel_;
+  AlignedBuffer converted_, transposed_;
+};
+
+Channel::Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity)
+    : name_(name), shape_(shape), format_(format), size_bytes_(element_count(shape) * size_of(format.type)) {
+  for (size_t i = 0; i < capacity; ++i) slots_.push_back({AlignedBuffer(size_bytes_), nullptr, 0});
+}
+
+size_t Channel::add_receiver(const Format& format) {
+  Receiver receiver;
+  if (!(format == format_)) receiver.converter = std::make_shared<Converter>(name_, shape_, format_, format);
+  receivers_.push_back(std::move(receiver));
+  return receivers_.size() - 1;
+}
+
+template <typename Condition>
+void Channel::wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, Condition condition) {
+  const auto ready = [&] { return closed_ || condition(); };
+  if (deadline == Clock::time_point::max())
+    changed_.wait(lock, ready);
+  else if (!changed_.wait_until(lock, deadline, ready))
+    throw TimeoutError("channel '" + name_ + "' was not served in time");
+  if (closed_) throw ClosedError("channel '" + name_ + "' is closed");
+}
+
+void* Channel::acquire(Clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  wait(lock, deadline, [&] {
+    return std::all_of(receivers_.begin(), receivers_.end(),
+                       [&](const Receiver& r) { return sent_ - r.taken < slots_.size(); });
+  });
+  return slots_[sent_ % slots_.size()].buffer.data();
+}
+
+void Channel::publish() {
+  put(nullptr);
+}
+
+void Channel::fail(std::exception_ptr error) {
+  acquire();
+  put(std::move(error));
+}
+
+void Channel::put(std::exception_ptr error) {
+  {
+    const std::lock_guard lock(mutex_);
+    Slot& slot = slots_[sent_ % slots_.size()];
+    slot.error = std::move(error);
+    slot.published_ns = now_ns();
+    ++sent_;
+  }
+  changed_.notify_all();
+}
+
+Channel::Received Channel::receive(size_t receiver, pthreadpool_t pool, Clock::time_point deadline) {
+  Receiver& self = receivers_[receiver];
+  Received received;
+  {
+    std::unique_lock lock(mutex_);
+    wait(lock, deadline, [&] { return sent_ > self.taken; });
+    const Slot& slot = slots_[self.taken % slots_.size()];
+    received.error = slot.error;
+    received.published_ns = slot.published_ns;
+    if (!slot.error) received.data = slot.buffer.data();
+  }
+  received.received_ns = now_ns();
+  if (received.data && self.converter) received.data = self.converter->convert(received.data, pool);
+  return received;
+}
+
+void Channel::release(size_t receiver) {
+  {
+    const std::lock_guard lock(mutex_);
+    Receiver& self = receivers_[receiver];
+    // The last receiver to let go of an error frees it, so that a slot does not keep it alive.
+    ++self.taken;
+    const bool last = std::all_of(receivers_.begin(), receivers_.end(),
+                                  [&](const Receiver& other) { return other.taken >= self.taken; });
+    if (last) slots_[(self.taken - 1) % slots_.size()].error = nullptr;
+  }
+  changed_.notify_all();
+}
+
+void Channel::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  changed_.notify_all();
+}
+
+size_t Channel::memory_bytes() const {
+  size_t total = slots_.size() * size_bytes_;
+  for (const Receiver& receiver : receivers_)
+    if (receiver.converter) total += receiver.converter->memory_bytes();
+  return total;
+}
+
+}  // namespace piqi

@@ -1,0 +1,416 @@
+#include "piqi/graph_executor.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <thread>
+#include <utility>
+
+namespace piqi {
+namespace {
+
+using Clock = Channel::Clock;
+
+int64_t now_ns() {
+  return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count();
+}
+
+// A thread that hangs gets this long to notice that its channels are closed before it is given up.
+constexpr std::chrono::milliseconds grace{200};
+
+}  // namespace
+
+/// What a configuration is; shared with the threads, which may outlive the executor if a backend hangs.
+struct GraphExecutor::Setup {
+  std::shared_ptr<GraphManager> manager;
+  CutGraph cut;
+  ExecutorOptions options;
+  std::shared_ptr<Governor> governor;
+  std::shared_ptr<PowerMarker> marker;
+  // sub-graph, step -> (domain, index) to ask the governor for
+  std::vector<std::vector<std::vector<std::pair<size_t, size_t>>>> requests;
+  std::vector<std::unique_ptr<Recorder>> recorders;
+  std::unique_ptr<Recorder> frame_recorder;
+};
+
+/// Prepared sub-graphs, channels and threads, from the first frame until close() or a hang.
+class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
+ public:
+  explicit Session(std::shared_ptr<const Setup> setup) : setup_(std::move(setup)) {
+    const CutGraph& cut = setup_->cut;
+    for (const SubGraph& sub_graph : cut.sub_graphs) {
+      auto stage = std::make_unique<Stage>();
+      stage->prepared = setup_->manager->take(sub_graph);
+      stage->prepared->measure_kernels(setup_->options.measure_kernels);
+      stages_.push_back(std::move(stage));
+    }
+    const Graph& graph = setup_->manager->graph();
+    inputs_.resize(graph.inputs().size());
+    outputs_.resize(graph.outputs().size());
+    for (const Edge& edge : cut.edges) connect(graph, edge);
+    for (auto& stage : stages_) {
+      stage->input_data.resize(stage->inputs.size());
+      stage->output_data.resize(stage->outputs.size());
+    }
+    submitted_ns_.resize(setup_->options.frames_in_flight);
+  }
+
+  void start() {
+    for (size_t i = 0; i < stages_.size(); ++i)
+      stages_[i]->thread = std::thread([self = shared_from_this(), i] { self->work(i); });
+  }
+
+  void submit(const void* const* inputs) {
+    const Clock::time_point deadline = Clock::now() + setup_->options.timeout;
+    {
+      std::unique_lock lock(mutex_);
+      if (!changed_.wait_until(lock, deadline,
+                               [&] { return closed_ || submitted_ - received_ < submitted_ns_.size(); }))
+        throw TimeoutError("no place for another frame: " + std::to_string(submitted_ns_.size()) +
+                           " are in flight and none was received");
+      if (closed_) throw ClosedError("the executor was closed");
+      submitted_ns_[submitted_ % submitted_ns_.size()] = now_ns();
+      ++submitted_;
+    }
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      if (!inputs_[i]) continue;
+      std::memcpy(inputs_[i]->acquire(deadline), inputs[i], inputs_[i]->size_bytes());
+      inputs_[i]->publish();
+    }
+  }
+
+  /// Returns the error that came in place of the frame, if one did.
+  std::exception_ptr receive(void* const* outputs) {
+    const Clock::time_point deadline = Clock::now() + setup_->options.timeout;
+    std::exception_ptr error;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      Channel& channel = *outputs_[i].channel;
+      const Channel::Received got = channel.receive(outputs_[i].receiver, nullptr, deadline);
+      if (got.error) error = got.error;
+      // A receiver of the caller's own format: what it holds has the tensor's size.
+      if (got.data) std::memcpy(outputs[i], got.data, output_bytes_[i]);
+      channel.release(outputs_[i].receiver);
+    }
+    int64_t* row = setup_->frame_recorder->row();
+    {
+      const std::lock_guard lock(mutex_);
+      row[0] = submitted_ns_[received_ % submitted_ns_.size()];
+      row[1] = now_ns();
+      ++received_;
+    }
+    changed_.notify_all();
+    if (!error) setup_->frame_recorder->commit();
+    return error;
+  }
+
+  bool frames_in_flight() const {
+    const std::lock_guard lock(mutex_);
+    return submitted_ != received_;
+  }
+
+  /// "layers 3 to 5 on N": the sub-graphs that are at work.
+  std::string busy() const {
+    std::string text;
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      if (!stages_[i]->busy) continue;
+      const SubGraph& sub_graph = setup_->cut.sub_graphs[i];
+      text += (text.empty() ? "layers " : ", layers ") + std::to_string(sub_graph.first_layer) + " to " +
+              std::to_string(sub_graph.last_layer) + " on " +
+              setup_->manager->board().processors()[sub_graph.processor].letter;
+    }
+    return text;
+  }
+
+  /// Ends the threads; a thread that does not end is left to itself, with what it holds.
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    changed_.notify_all();
+    for (auto& channel : channels_) channel->close();
+    const Clock::time_point deadline = Clock::now() + grace;
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      Stage& stage = *stages_[i];
+      if (!stage.thread.joinable()) continue;
+      {
+        std::unique_lock lock(mutex_);
+        // A backend that cannot hang is always waited for.
+        const auto ended = [&] { return stage.ended; };
+        if (stage.prepared->may_hang())
+          changed_.wait_until(lock, deadline, ended);
+        else
+          changed_.wait(lock, ended);
+        if (!stage.ended) {
+          stage.thread.detach();
+          continue;
+        }
+      }
+      stage.thread.join();
+      stage.prepared->measure_kernels(false);
+      setup_->manager->give_back(setup_->cut.sub_graphs[i], std::move(stage.prepared));
+    }
+  }
+
+  size_t memory_bytes() const {
+    size_t total = 0;
+    for (const auto& channel : channels_) total += channel->memory_bytes();
+    return total;
+  }
+
+ private:
+  struct Inlet {
+    Channel* channel = nullptr;
+    size_t receiver = 0;
+  };
+  struct Stage {
+    std::shared_ptr<PreparedSubGraph> prepared;
+    std::vector<Inlet> inputs;
+    std::vector<Channel*> outputs;
+    std::vector<const void*> input_data;
+    std::vector<void*> output_data;
+    std::atomic<bool> busy{false};
+    bool ended = false;  // under mutex_
+    std::thread thread;
+  };
+
+  void connect(const Graph& graph, const Edge& edge) {
+    const Tensor& tensor = graph.tensor(edge.tensor);
+    const Format own{tensor.type, tensor.quantization, Layout::Nhwc};
+    const auto index_in = [&](const std::vector<TensorId>& ids) {
+      return static_cast<size_t>(std::find(ids.begin(), ids.end(), edge.tensor) - ids.begin());
+    };
+    Format format = own;
+    if (edge.sender != npos)
+      format = stages_[edge.sender]->prepared->output_format(
+          index_in(setup_->cut.sub_graphs[edge.sender].senders));
+    channels_.push_back(std::make_unique<Channel>(tensor.name, tensor.shape, format, capacity(edge)));
+    Channel* channel = channels_.back().get();
+    if (edge.sender == npos)
+      inputs_[index_in(graph.inputs())] = channel;
+    else
+      stages_[edge.sender]->outputs.push_back(channel);
+    for (size_t receiver : edge.receivers) {
+      if (receiver == npos) {
+        outputs_[index_in(graph.outputs())] = {channel, channel->add_receiver(own)};
+        continue;
+      }
+      const size_t i = index_in(setup_->cut.sub_graphs[receiver].receivers);
+      stages_[receiver]->inputs.push_back(
+          {channel, channel->add_receiver(stages_[receiver]->prepared->input_format(i))});
+    }
+    output_bytes_.resize(outputs_.size());
+    if (edge.receivers.back() == npos) output_bytes_[index_in(graph.outputs())] = tensor.size_bytes();
+  }
+
+  // As many buffers as frames can lie between the two ends, so that a skip connection does not stall the
+  // pipeline.
+  size_t capacity(const Edge& edge) const {
+    const size_t frames = setup_->options.frames_in_flight;
+    if (edge.receivers.back() == npos) return frames;
+    const size_t sender = edge.sender == npos ? 0 : edge.sender + 1;
+    return std::min(frames, edge.receivers.back() + 1 - sender + 1);
+  }
+
+  void work(size_t index) {
+    setup_->manager->pool(setup_->cut.sub_graphs[index].processor).pin_this_thread();
+    try {
+      for (;;) frame(index);
+    } catch (const ClosedError&) {
+      // The session is over.
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      stages_[index]->ended = true;
+    }
+    changed_.notify_all();
+  }
+
+  void frame(size_t index) {
+    Stage& stage = *stages_[index];
+    const ThreadPool& pool = setup_->manager->pool(setup_->cut.sub_graphs[index].processor);
+    Recorder& recorder = *setup_->recorders[index];
+    int64_t* time = recorder.row();
+    std::exception_ptr error;
+    for (size_t i = 0; i < stage.inputs.size(); ++i) {
+      const Inlet& inlet = stage.inputs[i];
+      const Channel::Received got = receive(inlet, pool.get());
+      if (got.error) error = got.error;
+      stage.input_data[i] = got.data;
+      *time++ = got.published_ns;
+      *time++ = got.received_ns;
+      *time++ = now_ns();
+    }
+    for (size_t i = 0; i < stage.outputs.size(); ++i) stage.output_data[i] = stage.outputs[i]->acquire();
+    if (!error) {
+      stage.busy = true;
+      try {
+        run(index, time);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      stage.busy = false;
+    }
+    for (Channel* output : stage.outputs) error ? output->fail(error) : output->publish();
+    for (const Inlet& inlet : stage.inputs) inlet.channel->release(inlet.receiver);
+    if (stages_.size() > 1) pool.rest();
+    if (error) return;
+    recorder.row()[recorder.width() - 1] = now_ns();
+    recorder.commit();
+  }
+
+  // A conversion that fails costs its frame, not the thread.
+  static Channel::Received receive(const Inlet& inlet, pthreadpool_t pool) {
+    try {
+      return inlet.channel->receive(inlet.receiver, pool);
+    } catch (const ClosedError&) {
+      throw;
+    } catch (...) {
+      Channel::Received failed;
+      failed.error = std::current_exception();
+      return failed;
+    }
+  }
+
+  void run(size_t index, int64_t* time) {
+    Stage& stage = *stages_[index];
+    const SubGraph& sub_graph = setup_->cut.sub_graphs[index];
+    const pthreadpool_t pool = setup_->manager->pool(sub_graph.processor).get();
+    stage.prepared->bind(stage.input_data.data(), stage.output_data.data());
+    for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
+      *time++ = now_ns();
+      for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
+      if (setup_->marker) setup_->marker->mark(sub_graph.steps[step].first_layer);
+      *time++ = now_ns();
+      stage.prepared->run_step(step, pool);
+      *time++ = now_ns();
+      *time++ = stage.prepared->take_kernel_ns();
+    }
+  }
+
+  const std::shared_ptr<const Setup> setup_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::vector<Channel*> inputs_;  // null: an input that no operator reads
+  std::vector<Inlet> outputs_;
+  std::vector<size_t> output_bytes_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<int64_t> submitted_ns_;  // a ring of the frames in flight
+  uint64_t submitted_ = 0, received_ = 0;
+  bool closed_ = false;
+};
+
+GraphExecutor::GraphExecutor(std::shared_ptr<GraphManager> manager, const Plan& plan,
+                             const std::vector<std::shared_ptr<const Partition>>& partitions,
+                             ExecutorOptions options, std::shared_ptr<Governor> governor,
+                             std::shared_ptr<PowerMarker> marker) {
+  if (options.frames_in_flight == 0) throw PlanError("frames_in_flight must be at least 1, got 0");
+  auto setup = std::make_shared<Setup>();
+  const Board& board = manager->board();
+  setup->cut = manager->cut(plan, partitions);
+  for (const SubGraph& sub_graph : setup->cut.sub_graphs) {
+    std::vector<std::vector<std::pair<size_t, size_t>>> requests;
+    for (const Step& step : sub_graph.steps) {
+      requests.emplace_back();
+      for (const Plan::FrequencyRequest& request : plan.requests(step.first_layer)) {
+        const size_t domain = board.domain_of(request.processor);
+        if (governor && domain != npos) requests.back().emplace_back(domain, request.index);
+      }
+    }
+    setup->requests.push_back(std::move(requests));
+    const size_t width = 3 * sub_graph.receivers.size() + 4 * sub_graph.steps.size() + 1;
+    setup->recorders.push_back(std::make_unique<Recorder>(width, options.recorded_frames));
+  }
+  setup->frame_recorder = std::make_unique<Recorder>(2, options.recorded_frames);
+  setup->manager = std::move(manager);
+  setup->options = options;
+  setup->governor = std::move(governor);
+  setup->marker = std::move(marker);
+  setup_ = std::move(setup);
+  session();  // so that what cannot be prepared is known now
+}
+
+GraphExecutor::~GraphExecutor() {
+  close();
+}
+
+const Graph& GraphExecutor::graph() const {
+  return setup_->manager->graph();
+}
+
+const CutGraph& GraphExecutor::cut() const {
+  return setup_->cut;
+}
+
+std::shared_ptr<GraphExecutor::Session> GraphExecutor::session() {
+  const std::lock_guard lock(mutex_);
+  if (closed_) throw ClosedError("the executor was closed");
+  if (!session_) {
+    session_ = std::make_shared<Session>(setup_);
+    session_->start();
+  }
+  return session_;
+}
+
+void GraphExecutor::abandon(const std::shared_ptr<Session>& session) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (session_ != session) return;
+    session_.reset();
+  }
+  session->stop();
+}
+
+void GraphExecutor::submit(const void* const* inputs) {
+  session()->submit(inputs);
+}
+
+void GraphExecutor::receive(void* const* outputs) {
+  const std::shared_ptr<Session> current = session();
+  std::exception_ptr error;
+  try {
+    error = current->receive(outputs);
+  } catch (const TimeoutError&) {
+    if (!current->frames_in_flight()) throw TimeoutError("there is no frame to receive");
+    const std::string busy = current->busy();
+    abandon(current);
+    throw TimeoutError("no result within " + std::to_string(setup_->options.timeout.count()) + " ms" +
+                       (busy.empty() ? "" : ": " + busy + " did not finish"));
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+ExecutorTimes GraphExecutor::times() const {
+  ExecutorTimes times;
+  for (const auto& recorder : setup_->recorders) times.sub_graphs.push_back(recorder->rows());
+  times.frames = setup_->frame_recorder->rows();
+  return times;
+}
+
+void GraphExecutor::clear_times() {
+  for (const auto& recorder : setup_->recorders) recorder->clear();
+  setup_->frame_recorder->clear();
+}
+
+size_t GraphExecutor::memory_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return session_ ? session_->memory_bytes() : 0;
+}
+
+void GraphExecutor::close() {
+  std::shared_ptr<Session> last;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    last = std::move(session_);
+    session_.reset();
+  }
+  if (last) last->stop();
+}
+
+}  // namespace piqi
