@@ -11,9 +11,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 HEADERS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("native/**/*.hpp"))
 SOURCES = sorted(
-    str(path.relative_to(ROOT))
-    for folder in ("src", "bindings")
-    for path in ROOT.glob(f"native/{folder}/*.cpp")
+    str(path.relative_to(ROOT)) for folder in ("src", "bindings") for path in ROOT.glob(f"native/{folder}/*.cpp")
 )
 FOLDERS = {"piqi_native": "native", "piqi_runtime": "runtime", "piqi_planner": "planner"}
 CONFIGS = "piqi_runtime.configs"  # where an installed piqi_runtime finds what lies in configs/ here
@@ -55,7 +53,7 @@ extension = Pybind11Extension(
     cxx_std=17,
     extra_compile_args=[
         "-O3",
-        "-g1",
+        "-g0",
         "-Wall",
         "-Wextra",
         "-Wpedantic",
@@ -71,14 +69,11 @@ ParallelCompile("PIQI_BUILD_JOBS", needs_recompile=needs_recompile).install()
 config_folders = ["", *sorted(f".{path.name}" for path in (ROOT / "configs").iterdir() if path.is_dir())]
 setup(
     version=version(),
-    packages=sorted(
-        {*FOLDERS, *(package for folder in FOLDERS.values() for package in find_packages(folder))}
-    )
+    packages=sorted({*FOLDERS, *(package for folder in FOLDERS.values() for package in find_packages(folder))})
     + [CONFIGS + folder for folder in config_folders],
-    package_dir={package: f"{folder}/{package}" for package, folder in FOLDERS.items()}
-    | {CONFIGS: "configs"},
-    package_data={"": ["*.toml", "py.typed", "*.pyi"]},
+    package_dir={package: f"{folder}/{package}" for package, folder in FOLDERS.items()} | {CONFIGS: "configs"},
+    package_data={"": ["*.toml", "*.tflite", "py.typed", "*.pyi"]},
     include_package_data=False,
-    ext_modules=[extension] if SOURCES else [],
+    ext_modules=[extension],
     cmdclass={"build_ext": BuildExt},
 )

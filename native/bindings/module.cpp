@@ -274,9 +274,10 @@ void bind_graph(py::module_& m) {
 
   py::classh<Interpreter>(m, "Interpreter")
       .def(py::init([](std::shared_ptr<Graph> graph, size_t threads, bool keep_all) {
+             const py::gil_scoped_release release;
              return std::make_unique<Interpreter>(std::move(graph), threads, keep_all);
            }),
-           py::arg("graph"), py::arg("threads") = 1, py::arg("keep_all") = false)
+           py::arg("graph").none(false), py::arg("threads") = 1, py::arg("keep_all") = false)
       .def("run", &run_interpreter, py::arg("inputs"))
       .def("activation", &activation, py::arg("name"))
       .def_property_readonly("memory_bytes", &Interpreter::memory_bytes);
@@ -347,6 +348,12 @@ std::vector<std::vector<std::pair<std::string, size_t>>> crossing(const GraphExe
   return all;
 }
 
+std::chrono::milliseconds milliseconds(const char* name, double seconds) {
+  if (!(seconds >= 0 && seconds <= 1e6))
+    throw PlanError(std::string(name) + " must be between 0 and 1e6, got " + std::to_string(seconds));
+  return std::chrono::milliseconds(static_cast<int64_t>(1e3 * seconds));
+}
+
 void bind_executor(py::module_& m) {
   py::classh<GraphManager>(m, "GraphManager", py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](std::shared_ptr<Graph> graph, std::shared_ptr<Board> board,
@@ -358,11 +365,11 @@ void bind_executor(py::module_& m) {
              const py::gil_scoped_release release;
              return std::make_shared<GraphManager>(std::move(graph), std::move(board), std::move(backends));
            }),
-           py::arg("graph"), py::arg("board"), py::arg("backends") = py::dict())
+           py::arg("graph").none(false), py::arg("board").none(false), py::arg("backends") = py::dict())
       .def(
           "trim",
           [](GraphManager& manager, double patience_s) {
-            manager.trim(std::chrono::milliseconds(static_cast<int64_t>(1e3 * patience_s)));
+            manager.trim(milliseconds("patience_s", patience_s));
           },
           py::arg("patience_s") = 2.0, ReleaseGil())
       .def_property_readonly("memory_bytes", py::cpp_function(&GraphManager::memory_bytes, ReleaseGil()))
@@ -387,7 +394,7 @@ void bind_executor(py::module_& m) {
                        std::shared_ptr<Governor> governor, std::shared_ptr<PowerMarker> marker) {
              ExecutorOptions options;
              options.frames_in_flight = frames_in_flight;
-             options.timeout = std::chrono::milliseconds(static_cast<int64_t>(1e3 * timeout_s));
+             options.timeout = milliseconds("timeout_s", timeout_s);
              options.recorded_frames = recorded_frames;
              options.measure_kernels = measure_kernels;
              const py::gil_scoped_release release;
@@ -396,7 +403,7 @@ void bind_executor(py::module_& m) {
                  std::vector<std::shared_ptr<const Partition>>(partitions.begin(), partitions.end()), options,
                  std::move(governor), std::move(marker));
            }),
-           py::arg("manager"), py::arg("plan"),
+           py::arg("manager").none(false), py::arg("plan"),
            py::arg("partitions") = std::vector<std::shared_ptr<Partition>>{}, py::arg("frames_in_flight") = 1,
            py::arg("timeout_s") = 60.0, py::arg("recorded_frames") = 1024, py::arg("measure_kernels") = false,
            py::arg("governor") = py::none(), py::arg("marker") = py::none())

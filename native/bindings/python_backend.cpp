@@ -19,7 +19,7 @@ template <typename Function>
 auto translated(const std::string& where, Function function) {
   try {
     return function();
-  } catch (const py::error_already_set& error) {
+  } catch (const std::exception& error) {
     throw BackendError(where + ": " + error.what());
   }
 }
@@ -58,21 +58,23 @@ class PythonSubGraph final : public PreparedSubGraph {
     output_data_.assign(outputs, outputs + outputs_.size());
   }
 
-  void run_step(size_t, pthreadpool_t) override {
+  void run_step(size_t step, pthreadpool_t) override {
+    if (step != 0) return;
     const py::gil_scoped_acquire gil;
     translated(where_, [&] {
       py::dict arguments;
       for (size_t i = 0; i < inputs_.size(); ++i) {
         const Tensor& tensor = graph_->tensor(inputs_[i]);
-        // A view: the capsule only tells NumPy that somebody else owns the memory.
-        arguments[tensor.name.c_str()] = py::array(dtype_of(tensor.type), tensor.shape, input_data_[i],
-                                                   py::capsule(input_data_[i], [](void*) {}));
+        // A view: the capsule only tells NumPy that somebody else owns the memory. Others read it too.
+        py::array view(dtype_of(tensor.type), tensor.shape, input_data_[i],
+                       py::capsule(input_data_[i], [](void*) {}));
+        view.attr("setflags")(false);
+        arguments[tensor.name.c_str()] = std::move(view);
       }
       const auto results = prepared_.attr("run")(arguments).cast<py::dict>();
       for (size_t i = 0; i < outputs_.size(); ++i) {
         const Tensor& tensor = graph_->tensor(outputs_[i]);
-        if (!results.contains(tensor.name))
-          throw BackendError(where_ + ": returned no '" + tensor.name + "'");
+        if (!results.contains(tensor.name)) throw BackendError("returned no '" + tensor.name + "'");
         const py::array array = as_array(results[tensor.name.c_str()], tensor);
         std::memcpy(output_data_[i], array.data(), tensor.size_bytes());
       }
@@ -110,8 +112,14 @@ class PythonBackend final : public Backend {
                                  ", a Python backend takes float32");
     const py::gil_scoped_acquire gil;
     return translated("prepare", [&] {
-      return std::make_unique<PythonSubGraph>(graph, sub_graph,
-                                              backend_.attr("prepare")(py::cast(sub_graph)));
+      const auto names = [&](const std::vector<TensorId>& ids) {
+        py::list list;
+        for (TensorId id : ids) list.append(graph->tensor(id).name);
+        return list;
+      };
+      return std::make_unique<PythonSubGraph>(
+          graph, sub_graph,
+          backend_.attr("prepare")(sub_graph, names(sub_graph.receivers), names(sub_graph.senders)));
     });
   }
 

@@ -17,8 +17,10 @@ void check_array(const pybind11::array& array, const Tensor& tensor);
 pybind11::array as_array(const pybind11::handle& object, const Tensor& tensor);
 pybind11::array empty_array(const Tensor& tensor);
 
-/// `backend.prepare(sub_graph) -> prepared`, `prepared.run({name: array}) -> {name: array}`,
-/// `prepared.close()`. Arrays are float32 NHWC; those handed to run() are only valid until it returns.
+/// `backend.prepare(sub_graph, input_names, output_names) -> prepared`, `prepared.run({name: array}) ->
+/// {name: array}`, `prepared.close()`. Arrays are float32 NHWC; those handed to run() are read-only and only
+/// valid until it returns. The whole sub-graph runs in its first step. Whatever Python raises becomes a
+/// BackendError.
 std::shared_ptr<Backend> make_python_backend(pybind11::object backend);
 
 }  // namespace piqi::bindings

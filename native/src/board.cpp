@@ -5,14 +5,22 @@
 #include "piqi/graph.hpp"
 
 namespace piqi {
+namespace {
+
+// pthreadpool does not look whether its threads could be made.
+constexpr size_t max_threads = 256;
+
+}  // namespace
 
 Board::Board(std::string name, std::vector<Processor> processors)
     : name_(std::move(name)), processors_(std::move(processors)) {
   if (processors_.empty()) throw PlanError("board " + name_ + ": has no processors");
   for (size_t i = 0; i < processors_.size(); ++i) {
     const Processor& processor = processors_[i];
-    if (processor.threads == 0)
-      throw PlanError("board " + name_ + ": processor " + processor.letter + " has 0 threads");
+    if (processor.threads == 0 || processor.threads > max_threads)
+      throw PlanError("board " + name_ + ": processor " + processor.letter + " has " +
+                      std::to_string(processor.threads) + " threads, expected 1 to " +
+                      std::to_string(max_threads));
     if (find(processor.letter) != i)
       throw PlanError("board " + name_ + ": two processors have the letter " + processor.letter);
     if (processor.host != '\0' && find(processor.host) == i)

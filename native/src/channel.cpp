@@ -28,13 +28,15 @@ void transpose(const void* from, void* to, size_t batch, size_t rows, size_t col
 class Channel::Converter {
  public:
   Converter(const std::string& name, const Shape& shape, const Format& from, const Format& to)
-      : shape_(shape), from_(from), to_(to), converted_(element_count(shape) * size_of(to.type)) {
+      : shape_(shape), from_(from), to_(to) {
+    const size_t size_bytes = element_count(shape) * size_of(to.type);
     if (from.layout != to.layout) {
       if (shape.size() != 4)
         throw GraphError("channel '" + name + "': shape " + to_string(shape) + " has no NCHW layout");
-      transposed_ = AlignedBuffer(converted_.size_bytes());
+      transposed_ = AlignedBuffer(size_bytes);
     }
     if (from.type == to.type && from.quantization == to.quantization) return;
+    converted_ = AlignedBuffer(size_bytes);
     Graph graph("conversion of '" + name + "'");
     const TensorId source = graph.add_tensor(tensor("from", from));
     const TensorId target = graph.add_tensor(tensor("to", to));
@@ -131,6 +133,7 @@ void Channel::fail(std::exception_ptr error) {
 void Channel::put(std::exception_ptr error) {
   {
     const std::lock_guard lock(mutex_);
+    if (closed_) throw ClosedError("channel '" + name_ + "' is closed");
     Slot& slot = slots_[sent_ % slots_.size()];
     slot.error = std::move(error);
     slot.published_ns = now_ns();

@@ -39,6 +39,7 @@ constexpr std::array<const char*, 26> kind_names = {"conv2d",
 
 // A tensor beyond this is a broken file rather than a network for such a board.
 constexpr size_t max_elements = size_t{1} << 31;
+constexpr size_t max_layer = 65'535;
 
 }  // namespace
 
@@ -127,14 +128,18 @@ OperatorId Graph::add_operator(Operator op) {
   if (op.inputs.empty() || op.outputs.empty()) throw GraphError(label + ": has no inputs or no outputs");
   for (TensorId input : op.inputs)
     if (input >= tensors_.size()) throw GraphError(label + ": unknown input tensor " + std::to_string(input));
-  for (TensorId output : op.outputs) {
+  for (size_t i = 0; i < op.outputs.size(); ++i) {
+    const TensorId output = op.outputs[i];
     if (output >= tensors_.size())
       throw GraphError(label + ": unknown output tensor " + std::to_string(output));
-    Tensor& tensor = tensors_[output];
-    if (tensor.is_constant() || tensor.producer != npos || !tensor.consumers.empty())
+    const Tensor& tensor = tensors_[output];
+    const auto own = op.outputs.begin() + static_cast<std::ptrdiff_t>(i);
+    if (tensor.is_constant() || tensor.producer != npos || !tensor.consumers.empty() ||
+        std::find(op.outputs.begin(), own, output) != own ||
+        std::find(op.inputs.begin(), op.inputs.end(), output) != op.inputs.end())
       throw GraphError(label + ": output '" + tensor.name + "' is a constant, made twice or used too early");
-    tensor.producer = id;
   }
+  for (TensorId output : op.outputs) tensors_[output].producer = id;
   for (TensorId input : op.inputs) {
     std::vector<OperatorId>& consumers = tensors_[input].consumers;
     if (consumers.empty() || consumers.back() != id) consumers.push_back(id);
@@ -169,7 +174,9 @@ void Graph::finish() {
   if (finished_) return;
   if (operators_.empty() || inputs_.empty() || outputs_.empty())
     throw GraphError(name_ + ": a graph needs operators, inputs and outputs");
-  std::vector<bool> has_operator;
+  for (TensorId id : inputs_)
+    if (tensors_[id].producer != npos)
+      throw GraphError(name_ + ": input '" + tensors_[id].name + "' is made by an operator");
   for (const Operator& op : operators_) {
     const std::string label = std::string(to_string(op.kind)) + " '" + op.name + "'";
     for (TensorId id : op.inputs) {
@@ -185,16 +192,16 @@ void Graph::finish() {
       }
     }
     check_shapes(*this, op);
-    // A layer number beyond the number of operators leaves a gap below it; do not allocate for it.
-    if (op.layer >= operators_.size())
-      throw GraphError(label + ": layer " + std::to_string(op.layer) + " leaves empty layers below it");
-    if (op.layer >= has_operator.size()) has_operator.resize(op.layer + 1);
-    has_operator[op.layer] = true;
+    if (std::none_of(op.outputs.begin(), op.outputs.end(), [&](TensorId id) {
+          return !tensors_[id].consumers.empty() ||
+                 std::find(outputs_.begin(), outputs_.end(), id) != outputs_.end();
+        }))
+      throw GraphError(label + ": nothing uses its results");
+    if (op.layer > max_layer)
+      throw GraphError(label + ": layer " + std::to_string(op.layer) + " is above " +
+                       std::to_string(max_layer));
+    layer_count_ = std::max(layer_count_, op.layer + 1);
   }
-  const auto empty = std::find(has_operator.begin(), has_operator.end(), false);
-  if (empty != has_operator.end())
-    throw GraphError(name_ + ": layer " + std::to_string(empty - has_operator.begin()) + " has no operator");
-  layer_count_ = has_operator.size();
   finished_ = true;
 }
 

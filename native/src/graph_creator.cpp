@@ -12,6 +12,8 @@ std::vector<SubGraph> runs_of_layers(const Graph& graph, const Plan& plan) {
   for (OperatorId id = 0; id < graph.operators().size(); ++id)
     steps[graph.operators()[id].layer].operators.push_back(id);
   for (size_t layer = 0; layer < steps.size(); ++layer) {
+    if (steps[layer].operators.empty())
+      throw GraphError(graph.name() + ": layer " + std::to_string(layer) + " has no operator");
     if (layer == 0 || plan.processor(layer) != plan.processor(layer - 1)) {
       SubGraph next;
       next.processor = plan.processor(layer);

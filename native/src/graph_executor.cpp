@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -20,6 +21,12 @@ int64_t now_ns() {
 
 // A thread that hangs gets this long to notice that its channels are closed before it is given up.
 constexpr std::chrono::milliseconds grace{200};
+
+void check_range(const char* option, size_t value, size_t least, size_t most) {
+  if (value < least || value > most)
+    throw PlanError(std::string(option) + " must be between " + std::to_string(least) + " and " +
+                    std::to_string(most) + ", got " + std::to_string(value));
+}
 
 }  // namespace
 
@@ -42,87 +49,95 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   explicit Session(std::shared_ptr<const Setup> setup) : setup_(std::move(setup)) {
     const CutGraph& cut = setup_->cut;
     for (const SubGraph& sub_graph : cut.sub_graphs) {
-      auto stage = std::make_unique<Stage>();
-      stage->prepared = setup_->manager->take(sub_graph);
-      stage->prepared->measure_kernels(setup_->options.measure_kernels);
-      stages_.push_back(std::move(stage));
+      stages_.push_back(std::make_unique<Stage>());
+      stages_.back()->row.resize(row_width(sub_graph));
     }
-    const Graph& graph = setup_->manager->graph();
-    inputs_.resize(graph.inputs().size());
-    outputs_.resize(graph.outputs().size());
-    for (const Edge& edge : cut.edges) connect(graph, edge);
-    for (auto& stage : stages_) {
-      stage->input_data.resize(stage->inputs.size());
-      stage->output_data.resize(stage->outputs.size());
+    try {
+      prepare();
+    } catch (...) {
+      for (size_t i = 0; i < stages_.size(); ++i) give_back(i);
+      throw;
     }
-    submitted_ns_.resize(setup_->options.frames_in_flight);
   }
 
   void start() {
-    for (size_t i = 0; i < stages_.size(); ++i)
-      stages_[i]->thread = std::thread([self = shared_from_this(), i] { self->work(i); });
+    try {
+      for (size_t i = 0; i < stages_.size(); ++i)
+        stages_[i]->thread = std::thread([self = shared_from_this(), i] { self->work(i); });
+    } catch (const std::system_error& error) {
+      stop();
+      throw BackendError(std::string("cannot start a thread: ") + error.what());
+    }
   }
 
   void submit(const void* const* inputs) {
+    const std::lock_guard one_at_a_time(submit_mutex_);
     const Clock::time_point deadline = Clock::now() + setup_->options.timeout;
+    int64_t start = 0;
     {
       std::unique_lock lock(mutex_);
-      if (!changed_.wait_until(lock, deadline,
-                               [&] { return closed_ || submitted_ - received_ < submitted_ns_.size(); }))
+      if (!changed_.wait_until(lock, deadline, [&] { return closed_ || in_flight() < submitted_ns_.size(); }))
         throw TimeoutError("no place for another frame: " + std::to_string(submitted_ns_.size()) +
                            " are in flight and none was received");
-      if (closed_) throw ClosedError("the executor was closed");
-      submitted_ns_[submitted_ % submitted_ns_.size()] = now_ns();
-      ++submitted_;
+      start = now_ns();
     }
+    // All of them before the first is filled: a frame that finds no place leaves nothing behind.
+    for (size_t i = 0; i < inputs_.size(); ++i)
+      if (inputs_[i]) input_data_[i] = inputs_[i]->acquire(deadline);
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_) throw ClosedError("the executor was closed");
+      submitted_ns_[submitted_++ % submitted_ns_.size()] = start;
+    }
+    changed_.notify_all();
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (!inputs_[i]) continue;
-      std::memcpy(inputs_[i]->acquire(deadline), inputs[i], inputs_[i]->size_bytes());
+      std::memcpy(input_data_[i], inputs[i], inputs_[i]->size_bytes());
       inputs_[i]->publish();
     }
   }
 
   /// Returns the error that came in place of the frame, if one did.
   std::exception_ptr receive(void* const* outputs) {
-    const Clock::time_point deadline = Clock::now() + setup_->options.timeout;
+    const std::lock_guard one_at_a_time(receive_mutex_);
+    const std::chrono::milliseconds timeout = setup_->options.timeout;
+    int64_t times[2];
+    {
+      std::unique_lock lock(mutex_);
+      if (!changed_.wait_until(lock, Clock::now() + timeout, [&] { return closed_ || in_flight() > 0; }))
+        throw TimeoutError("there is no frame to receive");
+      if (closed_) throw ClosedError("the executor was closed");
+      times[0] = submitted_ns_[received_ % submitted_ns_.size()];
+    }
+    const Clock::time_point deadline{std::chrono::nanoseconds(times[0]) + timeout};
     std::exception_ptr error;
     for (size_t i = 0; i < outputs_.size(); ++i) {
-      Channel& channel = *outputs_[i].channel;
-      const Channel::Received got = channel.receive(outputs_[i].receiver, nullptr, deadline);
+      Channel::Received got;
+      try {
+        got = receive(outputs_[i], nullptr, deadline);
+      } catch (const TimeoutError&) {
+        hangs_ = true;
+        const std::string layers = busy();
+        throw TimeoutError("no result within " + std::to_string(timeout.count()) + " ms" +
+                           (layers.empty() ? "" : ": " + layers + " did not finish"));
+      }
       if (got.error) error = got.error;
       // A receiver of the caller's own format: what it holds has the tensor's size.
       if (got.data) std::memcpy(outputs[i], got.data, output_bytes_[i]);
-      channel.release(outputs_[i].receiver);
+      outputs_[i].channel->release(outputs_[i].receiver);
     }
-    int64_t* row = setup_->frame_recorder->row();
+    times[1] = now_ns();
     {
       const std::lock_guard lock(mutex_);
-      row[0] = submitted_ns_[received_ % submitted_ns_.size()];
-      row[1] = now_ns();
       ++received_;
     }
     changed_.notify_all();
-    if (!error) setup_->frame_recorder->commit();
+    if (!error) setup_->frame_recorder->add(times);
     return error;
   }
 
-  bool frames_in_flight() const {
-    const std::lock_guard lock(mutex_);
-    return submitted_ != received_;
-  }
-
-  /// "layers 3 to 5 on N": the sub-graphs that are at work.
-  std::string busy() const {
-    std::string text;
-    for (size_t i = 0; i < stages_.size(); ++i) {
-      if (!stages_[i]->busy) continue;
-      const SubGraph& sub_graph = setup_->cut.sub_graphs[i];
-      text += (text.empty() ? "layers " : ", layers ") + std::to_string(sub_graph.first_layer) + " to " +
-              std::to_string(sub_graph.last_layer) + " on " +
-              setup_->manager->board().processors()[sub_graph.processor].letter;
-    }
-    return text;
-  }
+  /// True after a frame took longer than the timeout.
+  bool hangs() const { return hangs_; }
 
   /// Ends the threads; a thread that does not end is left to itself, with what it holds.
   void stop() {
@@ -135,7 +150,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     const Clock::time_point deadline = Clock::now() + grace;
     for (size_t i = 0; i < stages_.size(); ++i) {
       Stage& stage = *stages_[i];
-      if (!stage.thread.joinable()) continue;
+      if (!stage.thread.joinable()) {
+        give_back(i);
+        continue;
+      }
       {
         std::unique_lock lock(mutex_);
         // A backend that cannot hang is always waited for.
@@ -150,8 +168,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
         }
       }
       stage.thread.join();
-      stage.prepared->measure_kernels(false);
-      setup_->manager->give_back(setup_->cut.sub_graphs[i], std::move(stage.prepared));
+      give_back(i);
     }
   }
 
@@ -159,6 +176,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     size_t total = 0;
     for (const auto& channel : channels_) total += channel->memory_bytes();
     return total;
+  }
+
+  static size_t row_width(const SubGraph& sub_graph) {
+    return 3 * sub_graph.receivers.size() + 4 * sub_graph.steps.size() + 1;
   }
 
  private:
@@ -172,10 +193,51 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     std::vector<Channel*> outputs;
     std::vector<const void*> input_data;
     std::vector<void*> output_data;
+    std::vector<int64_t> row;  // times of the frame it works on
     std::atomic<bool> busy{false};
     bool ended = false;  // under mutex_
     std::thread thread;
   };
+
+  void prepare() {
+    const CutGraph& cut = setup_->cut;
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      stages_[i]->prepared = setup_->manager->take(cut.sub_graphs[i]);
+      stages_[i]->prepared->measure_kernels(setup_->options.measure_kernels);
+    }
+    const Graph& graph = setup_->manager->graph();
+    inputs_.resize(graph.inputs().size());
+    outputs_.resize(graph.outputs().size());
+    for (const Edge& edge : cut.edges) connect(graph, edge);
+    for (auto& stage : stages_) {
+      stage->input_data.resize(stage->inputs.size());
+      stage->output_data.resize(stage->outputs.size());
+    }
+    input_data_.resize(inputs_.size());
+    submitted_ns_.resize(setup_->options.frames_in_flight);
+  }
+
+  void give_back(size_t index) {
+    Stage& stage = *stages_[index];
+    if (!stage.prepared) return;
+    stage.prepared->measure_kernels(false);
+    setup_->manager->give_back(setup_->cut.sub_graphs[index], std::move(stage.prepared));
+  }
+
+  uint64_t in_flight() const { return submitted_ - received_; }
+
+  /// "layers 3 to 5 on N": the sub-graphs that are at work.
+  std::string busy() const {
+    std::string text;
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      if (!stages_[i]->busy) continue;
+      const SubGraph& sub_graph = setup_->cut.sub_graphs[i];
+      text += (text.empty() ? "layers " : ", layers ") + std::to_string(sub_graph.first_layer) + " to " +
+              std::to_string(sub_graph.last_layer) + " on " +
+              setup_->manager->board().processors()[sub_graph.processor].letter;
+    }
+    return text;
+  }
 
   void connect(const Graph& graph, const Edge& edge) {
     const Tensor& tensor = graph.tensor(edge.tensor);
@@ -232,12 +294,11 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   void frame(size_t index) {
     Stage& stage = *stages_[index];
     const ThreadPool& pool = setup_->manager->pool(setup_->cut.sub_graphs[index].processor);
-    Recorder& recorder = *setup_->recorders[index];
-    int64_t* time = recorder.row();
+    int64_t* time = stage.row.data();
     std::exception_ptr error;
     for (size_t i = 0; i < stage.inputs.size(); ++i) {
       const Inlet& inlet = stage.inputs[i];
-      const Channel::Received got = receive(inlet, pool.get());
+      const Channel::Received got = receive(inlet, pool.get(), Clock::time_point::max());
       if (got.error) error = got.error;
       stage.input_data[i] = got.data;
       *time++ = got.published_ns;
@@ -258,15 +319,17 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     for (const Inlet& inlet : stage.inputs) inlet.channel->release(inlet.receiver);
     if (stages_.size() > 1) pool.rest();
     if (error) return;
-    recorder.row()[recorder.width() - 1] = now_ns();
-    recorder.commit();
+    stage.row.back() = now_ns();
+    setup_->recorders[index]->add(stage.row.data());
   }
 
   // A conversion that fails costs its frame, not the thread.
-  static Channel::Received receive(const Inlet& inlet, pthreadpool_t pool) {
+  static Channel::Received receive(const Inlet& inlet, pthreadpool_t pool, Clock::time_point deadline) {
     try {
-      return inlet.channel->receive(inlet.receiver, pool);
+      return inlet.channel->receive(inlet.receiver, pool, deadline);
     } catch (const ClosedError&) {
+      throw;
+    } catch (const TimeoutError&) {
       throw;
     } catch (...) {
       Channel::Received failed;
@@ -281,6 +344,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     const pthreadpool_t pool = setup_->manager->pool(sub_graph.processor).get();
     stage.prepared->bind(stage.input_data.data(), stage.output_data.data());
     for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
+      if (closed_) throw ClosedError("the executor was closed");
       *time++ = now_ns();
       for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
       if (setup_->marker) setup_->marker->mark(sub_graph.steps[step].first_layer);
@@ -297,19 +361,23 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   std::vector<Channel*> inputs_;  // null: an input that no operator reads
   std::vector<Inlet> outputs_;
   std::vector<size_t> output_bytes_;
+  std::vector<void*> input_data_;  // under submit_mutex_
 
+  std::mutex submit_mutex_, receive_mutex_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<int64_t> submitted_ns_;  // a ring of the frames in flight
   uint64_t submitted_ = 0, received_ = 0;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};  // written under mutex_
+  std::atomic<bool> hangs_{false};
 };
 
 GraphExecutor::GraphExecutor(std::shared_ptr<GraphManager> manager, const Plan& plan,
                              const std::vector<std::shared_ptr<const Partition>>& partitions,
                              ExecutorOptions options, std::shared_ptr<Governor> governor,
                              std::shared_ptr<PowerMarker> marker) {
-  if (options.frames_in_flight == 0) throw PlanError("frames_in_flight must be at least 1, got 0");
+  check_range("frames_in_flight", options.frames_in_flight, 1, 1024);
+  check_range("recorded_frames", options.recorded_frames, 0, 1'000'000);
   auto setup = std::make_shared<Setup>();
   const Board& board = manager->board();
   setup->cut = manager->cut(plan, partitions);
@@ -323,8 +391,8 @@ GraphExecutor::GraphExecutor(std::shared_ptr<GraphManager> manager, const Plan& 
       }
     }
     setup->requests.push_back(std::move(requests));
-    const size_t width = 3 * sub_graph.receivers.size() + 4 * sub_graph.steps.size() + 1;
-    setup->recorders.push_back(std::make_unique<Recorder>(width, options.recorded_frames));
+    setup->recorders.push_back(
+        std::make_unique<Recorder>(Session::row_width(sub_graph), options.recorded_frames));
   }
   setup->frame_recorder = std::make_unique<Recorder>(2, options.recorded_frames);
   setup->manager = std::move(manager);
@@ -376,13 +444,16 @@ void GraphExecutor::receive(void* const* outputs) {
   try {
     error = current->receive(outputs);
   } catch (const TimeoutError&) {
-    if (!current->frames_in_flight()) throw TimeoutError("there is no frame to receive");
-    const std::string busy = current->busy();
-    abandon(current);
-    throw TimeoutError("no result within " + std::to_string(setup_->options.timeout.count()) + " ms" +
-                       (busy.empty() ? "" : ": " + busy + " did not finish"));
+    if (current->hangs()) abandon(current);
+    throw;
   }
   if (error) std::rethrow_exception(error);
+}
+
+void GraphExecutor::run(const void* const* inputs, void* const* outputs) {
+  const std::lock_guard one_at_a_time(run_mutex_);
+  submit(inputs);
+  receive(outputs);
 }
 
 ExecutorTimes GraphExecutor::times() const {

@@ -11,14 +11,14 @@ namespace piqi {
 namespace {
 
 // Destroys it on a thread of its own, so that a vendor's library that hangs takes only that thread with it.
-bool close_supervised(std::shared_ptr<PreparedSubGraph> prepared, std::chrono::milliseconds patience) {
+std::future<void> close_supervised(std::shared_ptr<PreparedSubGraph> prepared) {
   std::promise<void> promise;
   std::future<void> closed = promise.get_future();
   std::thread([doomed = std::move(prepared), done = std::move(promise)]() mutable {
     doomed.reset();
     done.set_value();
   }).detach();
-  return closed.wait_for(patience) == std::future_status::ready;
+  return closed;
 }
 
 }  // namespace
@@ -45,6 +45,11 @@ GraphManager::~GraphManager() {
 
 CutGraph GraphManager::cut(const Plan& plan,
                            const std::vector<std::shared_ptr<const Partition>>& partitions) const {
+  // Made again for this board: another one's may name processors that are not here.
+  const Plan fitted(*board_, plan.layer_count(), plan.order(), plan.freqs());
+  for (size_t layer = 0; layer < plan.layer_count(); ++layer)
+    if (fitted.processor(layer) != plan.processor(layer))
+      throw PlanError("the plan was not made for board " + board_->name());
   CutGraph cut = GraphCreator::create(*graph_, plan);
   NpuReconstructor::reconstruct(cut, *graph_, *board_, partitions);
   return cut;
@@ -88,16 +93,20 @@ void GraphManager::trim(std::chrono::milliseconds patience) {
     const std::lock_guard lock(mutex_);
     doomed.swap(free_);
   }
-  std::string stuck;
+  std::vector<std::pair<Key, std::future<void>>> closing;
   for (auto& [key, prepared] : doomed) {
-    if (!prepared->may_hang()) {
+    if (prepared->may_hang())
+      closing.emplace_back(key, close_supervised(std::move(prepared)));
+    else
       prepared.reset();
-    } else if (!close_supervised(std::move(prepared), patience)) {
-      stuck += (stuck.empty() ? "" : ", ") + std::to_string(std::get<1>(key)) + " to " +
-               std::to_string(std::get<2>(key)) + " on " + std::get<0>(key);
-    }
   }
   cache_.trim();
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  std::string stuck;
+  for (const auto& [key, closed] : closing)
+    if (closed.wait_until(deadline) != std::future_status::ready)
+      stuck += (stuck.empty() ? "layers " : ", layers ") + std::to_string(std::get<1>(key)) + " to " +
+               std::to_string(std::get<2>(key)) + " on " + std::get<0>(key);
   if (!stuck.empty())
     throw TimeoutError("did not close in " + std::to_string(patience.count()) + " ms: " + stuck);
 }

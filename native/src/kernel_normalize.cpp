@@ -80,6 +80,7 @@ template <typename T>
 class LocalResponseNormalization final : public RowKernel {
  public:
   explicit LocalResponseNormalization(const OperatorView& view) : RowKernel(view), p_(view.parameters()) {
+    if (p_.radius > max_radius) view.unsupported("radius " + std::to_string(p_.radius) + " is too large");
     if (quantised) {
       in_ = view.affine(view.input(0));
       out_ = view.affine(view.output());
@@ -88,6 +89,7 @@ class LocalResponseNormalization final : public RowKernel {
 
  private:
   static constexpr bool quantised = !std::is_same_v<T, float>;
+  static constexpr size_t block = 256, max_radius = 1024;
 
   float real(T value) const {
     if constexpr (quantised) return static_cast<float>(in_.real(value));
@@ -95,26 +97,41 @@ class LocalResponseNormalization final : public RowKernel {
   }
 
   void compute(size_t first) override {
-    const T* const x = input<T>() + first;
-    T* const y = output<T>() + first;
-    for (size_t c = 0; c < depth_; ++c) {
-      const size_t begin = c > p_.radius ? c - p_.radius : 0, end = std::min(c + p_.radius + 1, depth_);
-      float sum = 0;
-      for (size_t i = begin; i < end; ++i) sum += real(x[i]) * real(x[i]);
-      const float result = real(x[c]) * power(p_.bias + p_.alpha * sum);
-      if constexpr (quantised) {
-        y[c] = static_cast<T>(out_.stored(result));
-      } else {
-        y[c] = result;
-      }
+    for (size_t begin = 0; begin < depth_; begin += block) {
+      normalize(input<T>() + first, output<T>() + first, begin, std::min(block, depth_ - begin));
     }
   }
 
-  /// base ^ -beta; the exponents of the published networks without the cost of pow().
-  float power(float base) const {
-    if (p_.beta == 0.75f) return 1 / (std::sqrt(base) * std::sqrt(std::sqrt(base)));
-    if (p_.beta == 0.5f) return 1 / std::sqrt(base);
-    return std::pow(base, -p_.beta);
+  /// Channels [begin, begin + width) of a row: simple loops over arrays, which the compiler vectorises.
+  void normalize(const T* x, T* y, size_t begin, size_t width) const {
+    float squares[block + 2 * max_radius];  // of the channels from `begin - radius`; 0 outside of the row
+    for (size_t i = 0; i < width + 2 * p_.radius; ++i) {
+      const size_t shifted = begin + i;  // the channel + radius, which cannot be negative
+      const bool inside = shifted >= p_.radius && shifted - p_.radius < depth_;
+      const float value = inside ? real(x[shifted - p_.radius]) : 0;
+      squares[i] = value * value;
+    }
+    float sums[block] = {};
+    for (size_t d = 0; d <= 2 * p_.radius; ++d) {
+      for (size_t c = 0; c < width; ++c) sums[c] += squares[c + d];
+    }
+    for (size_t c = 0; c < width; ++c) sums[c] = p_.bias + p_.alpha * sums[c];
+    // The exponents of the published networks go without the cost of pow().
+    if (p_.beta == 0.75f) {
+      for (size_t c = 0; c < width; ++c) sums[c] = 1 / (std::sqrt(sums[c]) * std::sqrt(std::sqrt(sums[c])));
+    } else if (p_.beta == 0.5f) {
+      for (size_t c = 0; c < width; ++c) sums[c] = 1 / std::sqrt(sums[c]);
+    } else {
+      for (size_t c = 0; c < width; ++c) sums[c] = std::pow(sums[c], -p_.beta);
+    }
+    for (size_t c = 0; c < width; ++c) {
+      const float result = real(x[begin + c]) * sums[c];
+      if constexpr (quantised) {
+        y[begin + c] = static_cast<T>(out_.stored(result));
+      } else {
+        y[begin + c] = result;
+      }
+    }
   }
 
   const OperatorParameters p_;

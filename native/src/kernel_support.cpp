@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <new>
 
 namespace piqi {
 
@@ -48,13 +47,6 @@ Affine OperatorView::clamped_output() const {
   return result;
 }
 
-AlignedBuffer::AlignedBuffer(size_t size) : size_(size) {
-  const size_t capacity = round_up(size + extra_bytes, 64);
-  data_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, capacity)));
-  if (!data_) throw std::bad_alloc();
-  std::memset(data_.get() + size, 0, capacity - size);
-}
-
 BoundKernel::BoundKernel(const OperatorView& view, size_t operands)
     : inputs_(operands), outputs_(view.op.outputs.size()) {
   for (size_t i = 0; i < operands; ++i) {
@@ -77,7 +69,7 @@ void BoundKernel::setup(const void* const* inputs, void* const* outputs, pthread
 
 size_t BoundKernel::memory_bytes() const {
   size_t total = 0;
-  for (const AlignedBuffer& constant : constants_) total += constant.size();
+  for (const AlignedBuffer& constant : constants_) total += constant.size_bytes();
   return total;
 }
 

@@ -3,12 +3,16 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "piqi/aligned_buffer.hpp"
 #include "piqi/kernel.hpp"
+
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace piqi {
 
@@ -63,22 +67,6 @@ struct OperatorView {
   Affine clamped_output() const;
 };
 
-/// 64-byte aligned memory with `extra_bytes` readable bytes behind its end.
-class AlignedBuffer {
- public:
-  AlignedBuffer() = default;
-  explicit AlignedBuffer(size_t size);
-  uint8_t* data() const { return data_.get(); }
-  size_t size() const { return size_; }
-
- private:
-  struct Free {
-    void operator()(uint8_t* p) const { std::free(p); }
-  };
-  std::unique_ptr<uint8_t, Free> data_;
-  size_t size_ = 0;
-};
-
 /// A kernel that keeps the pointers it was set up with, and owns copies of constant operands.
 class BoundKernel : public Kernel {
  public:
@@ -110,14 +98,33 @@ class BoundKernel : public Kernel {
 /// Below this many bytes of work, waking a pool costs more than it saves.
 constexpr size_t parallel_bytes = 64 * 1024;
 
+/// Tells the thread sanitizer of the synchronisation inside pthreadpool, which it cannot see: what was done
+/// before release() is visible behind an acquire() of the same address.
+inline void tsan_release([[maybe_unused]] const void* address) {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_release(const_cast<void*>(address));
+#endif
+}
+inline void tsan_acquire([[maybe_unused]] const void* address) {
+#if defined(__SANITIZE_THREAD__)
+  __tsan_acquire(const_cast<void*>(address));
+#endif
+}
+
 /// Calls body(begin, count) for tiles of [0, range), in the pool or (nullptr) in this thread. Never
 /// allocates.
 template <typename Body>
 void parallel_for(pthreadpool_t pool, size_t range, size_t tile, const Body& body) {
+  tsan_release(&body);
   pthreadpool_parallelize_1d_tile_1d(
       pool,
-      [](void* context, size_t begin, size_t count) { (*static_cast<const Body*>(context))(begin, count); },
+      [](void* context, size_t begin, size_t count) {
+        tsan_acquire(context);
+        (*static_cast<const Body*>(context))(begin, count);
+        tsan_release(context);
+      },
       const_cast<Body*>(&body), range, std::max<size_t>(tile, 1), 0);
+  tsan_acquire(&body);
 }
 
 /// 256 stored outputs, indexed by the stored input's bits; empty: identity.

@@ -40,7 +40,8 @@ void NpuReconstructor::reconstruct(CutGraph& cut, const Graph& graph, const Boar
   for (SubGraph& sub_graph : cut.sub_graphs) {
     if (board.processors()[sub_graph.processor].kind != ProcessorKind::Npu) continue;
     const auto found = std::find_if(partitions.begin(), partitions.end(), [&](const auto& partition) {
-      return partition->first_layer == sub_graph.first_layer && partition->last_layer == sub_graph.last_layer;
+      return partition && partition->first_layer == sub_graph.first_layer &&
+             partition->last_layer == sub_graph.last_layer;
     });
     if (found == partitions.end())
       throw PartitionError("no partition was given for " +

@@ -63,7 +63,9 @@ OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph, std::vect
     node.outputs = op.outputs;
     for (const auto& ids : {node.inputs, node.outputs})
       for (TensorId tensor : ids) node.external = node.external || external[tensor];
-    const bool alias = op.kind == OperatorKind::Reshape && !node.external && !keep_all;
+    const bool alias =
+        op.kind == OperatorKind::Reshape && !node.external && !keep_all &&
+        graph_->tensor(op.inputs[0]).quantization == graph_->tensor(op.outputs[0]).quantization;
     if (!alias) {
       node.kernel = cache.get(*graph_, op);
       node.owner = next_owner();
@@ -99,7 +101,7 @@ void OperatorSequence::place(bool keep_all) {
                blocks.end());
   arena_ = AlignedBuffer(place_blocks(blocks));
   data_.assign(root.size(), nullptr);
-  for (const Block& block : blocks) data_[block.tensor] = static_cast<char*>(arena_.data()) + block.offset;
+  for (const Block& block : blocks) data_[block.tensor] = arena_.data() + block.offset;
   for (TensorId id = 0; id < root.size(); ++id)
     if (root[id] != id) data_[id] = data_[root[id]];
 }

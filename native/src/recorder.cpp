@@ -4,11 +4,11 @@
 
 namespace piqi {
 
-void Recorder::commit() {
+void Recorder::add(const int64_t* row) {
   if (rows_.empty()) return;
   const std::lock_guard lock(mutex_);
   const size_t slot = committed_++ % (rows_.size() / width_);
-  std::copy(row_.begin(), row_.end(), rows_.begin() + static_cast<std::ptrdiff_t>(slot * width_));
+  std::copy(row, row + width_, rows_.begin() + static_cast<std::ptrdiff_t>(slot * width_));
 }
 
 std::vector<int64_t> Recorder::rows() const {

@@ -35,6 +35,7 @@ class Checker {
         return pad();
       case OperatorKind::Reshape:
         arity(1, 1, 1);
+        same_type(in(0));
         return require(element_count(in(0).shape) == element_count(out(0).shape),
                        "cannot reshape " + to_string(in(0).shape) + " to " + to_string(out(0).shape));
       case OperatorKind::ResizeNearest:
@@ -155,7 +156,8 @@ class Checker {
     require(elements % in(1).shape[1] == 0,
             "input " + to_string(in(0).shape) + " does not fit weights " + to_string(in(1).shape));
     const size_t rows = elements / in(1).shape[1];
-    require(out(0).shape.back() == in(1).shape[0] && element_count(out(0).shape) == rows * in(1).shape[0],
+    require(!out(0).shape.empty() && out(0).shape.back() == in(1).shape[0] &&
+                element_count(out(0).shape) == rows * in(1).shape[0],
             "output " + to_string(out(0).shape) + " does not fit weights " + to_string(in(1).shape));
   }
 

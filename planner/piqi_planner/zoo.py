@@ -1,7 +1,7 @@
 """The networks that PiQi is proved on, built with Keras: real structures, random weights, any size and width.
 
-The weights are drawn from a seed and scaled so that activations neither vanish nor explode: He initialisation,
-and batch normalisation with the statistics that a batch of noise really has at that place.
+The weights are drawn from a seed and scaled so that activations neither vanish nor explode: He
+initialisation, and batch normalisation with the statistics that a batch of noise really has at that place.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _squeezenet(size: int, width: float) -> Any:
 
 
 def _googlenet(size: int, width: float) -> Any:
-    """Inception v1 (Szegedy et al. 2014) without the auxiliary heads; the arguments are the columns of its table 1."""
+    """Inception v1 (Szegedy et al. 2014) without the auxiliary heads; the numbers are from its table 1."""
     layers = tensorflow().keras.layers
 
     def inception(x: Any, one: int, reduce3: int, three: int, reduce5: int, five: int, pool: int) -> Any:

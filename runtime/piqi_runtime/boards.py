@@ -32,12 +32,12 @@ class Processor(BaseModel):
     """One processor of a board.
 
     - `freqs_khz`: its OPP table, rising; empty: one operating point of unknown frequency.
-    - `domains`: the sysfs folders that set its frequency (several clusters have several), each as candidates in
-      order of preference, with wildcards, since kernels differ.
+    - `domains`: the sysfs folders that set its frequency (several clusters have several), each as candidates
+      in order of preference, with wildcards, since kernels differ.
     - `cpus`: a GPU or NPU that names none has its host's.
     - `threads`: by default one for each CPU.
-    - `backend`: the library that runs it; where that is missing, `emulation` stands in (`xnnpack`: float32 on the
-      CPUs, or int8 for an NPU).
+    - `backend`: the library that runs it; where that is missing, `emulation` stands in (`xnnpack`: float32 on
+      the CPUs, or int8 for an NPU).
     - `weights`: an NPU's scheme.
     """
 
@@ -96,9 +96,7 @@ class Processor(BaseModel):
     def _check_kind(self) -> Processor:
         def expect(condition: bool, key: str, expectation: str) -> None:
             if not condition:
-                raise ValueError(
-                    f"{key}: {expectation}, got {getattr(self, key)!r} ({self.letter} is a {self.kind})"
-                )
+                raise ValueError(f"{key}: {expectation}, got {getattr(self, key)!r} ({self.letter} is a {self.kind})")
 
         is_cpu, is_npu = self.kind == "cpu", self.kind == "npu"
         expect(not is_cpu or len(self.cpus) > 0, "cpus", "a cpu names its CPUs")
@@ -156,7 +154,7 @@ class Board(BaseModel):
         return processor.cpus or (self.cpus(processor.host) if processor.host else ())
 
     def to_native(
-        self, root: str | Path = "/", backends: Collection[str] = ("xnnpack",)
+        self, root: str | os.PathLike[str] = "/", backends: Collection[str] = ("xnnpack",)
     ) -> piqi_native.Board:
         """The executor's view of the board, on this machine.
 
@@ -187,7 +185,7 @@ class Board(BaseModel):
         )
 
 
-def load_board(name_or_path: str | Path, root: str | Path = "/") -> Board:
+def load_board(name_or_path: str | Path, root: str | os.PathLike[str] = "/") -> Board:
     """A board of `configs/boards` by its name ("rk3588"), or a board file by its path.
 
     `root` is where `sys/` is, for what a file leaves to the machine ("auto"). Raises `BoardError`.
@@ -195,10 +193,10 @@ def load_board(name_or_path: str | Path, root: str | Path = "/") -> Board:
     return load_config(Board, name_or_path, BOARDS, BoardError, {"root": root})
 
 
-def find_domain(root: str | Path, candidates: Sequence[str]) -> str | None:
-    """The first of `candidates` that sets a frequency: a cpufreq policy or a devfreq device, relative to `root`.
+def find_domain(root: str | os.PathLike[str], candidates: Sequence[str]) -> str | None:
+    """The first of `candidates` that can set a frequency: a cpufreq policy or a devfreq device.
 
-    Candidates are relative to `root`, with wildcards. None if there is none.
+    Candidates, which may have wildcards, and the answer are relative to `root`. None if there is none.
     """
     for candidate in candidates:
         for folder in sorted(Path(root).glob(candidate)):
@@ -225,7 +223,7 @@ def _auto_cpus(text: str, root: Path) -> tuple[int, ...]:
 
 
 def _auto_freqs(cpus: tuple[int, ...], root: Path) -> tuple[tuple[int, ...], tuple[tuple[str, ...], ...]]:
-    """OPP table and domains of these CPUs; both empty without cpufreq, or where it does not tell its table."""
+    """OPP table and domains of these CPUs; both empty without cpufreq or where it does not tell its table."""
     policies = [(root / CPU_FOLDER / f"cpu{cpu}/cpufreq").resolve() for cpu in cpus]
     try:
         freqs = tuple(sorted(map(int, (policies[0] / "scaling_available_frequencies").read_text().split())))

@@ -66,9 +66,7 @@ def _problems(error: ValidationError) -> list[str]:
     """ "processors[1].threads: input should be greater than 0, got -2" for each problem."""
     lines = []
     for problem in error.errors():
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(
-            "."
-        )
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
         message = problem["msg"].removeprefix("Value error, ")
         message = {"missing": "is missing", "extra_forbidden": "is not a key"}.get(problem["type"], message)
         # A check that concerns several keys names them and their values itself.

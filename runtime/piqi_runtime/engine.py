@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,10 @@ from piqi_runtime.boards import Board
 from piqi_runtime.model import Model
 from piqi_runtime.report import Report, make_report
 
+if TYPE_CHECKING:
+    from piqi_runtime.partition import Partition
+
 Array = npt.NDArray[Any]
-#: Finds the partition of a range of layers (first, last).
-PartitionSource = Callable[[int, int], piqi_native.Partition]
 
 _logger = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ _logger = logging.getLogger(__name__)
 class Engine:
     """One network on one board: prepares pieces of it once, however many configurations use them.
 
-    `root` is where the board's ``sys/`` is; ``root=None`` leaves frequencies alone. What this machine cannot do
-    as the board file says (CPUs, frequencies) is logged once as a warning, and done without.
+    `root` is where the board's ``sys/`` is; ``root=None`` leaves frequencies alone. What this machine cannot
+    do as the board file says (CPUs, frequencies) is logged once as a warning, and done without.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Engine:
         self.board = board
         self._native_board = board.to_native(root or Path("/"), backends={"xnnpack", *backends})
         self._manager = piqi_native.GraphManager(model.to_graph(), self._native_board, backends)
+        self._partitions: dict[str, piqi_native.Partition] = {}
         self._governor: piqi_native.Governor | None = None
         if root is not None:
             self._governor = piqi_native.sysfs_governor(self._native_board, os.fspath(root))
@@ -58,7 +60,7 @@ class Engine:
         self,
         order: str,
         freqs: str = "",
-        partitions: PartitionSource | Sequence[piqi_native.Partition] = (),
+        partitions: Callable[[int, int], Partition] | Sequence[Partition] = (),
         *,
         frames_in_flight: int = 1,
         timeout_s: float = 60.0,
@@ -66,17 +68,19 @@ class Engine:
         measure_kernels: bool = False,
         marker: piqi_native.PowerMarker | None = None,
     ) -> Executor:
-        """An executor for a run configuration; `partitions` are those of its runs of layers on an NPU.
+        """An executor for a run configuration; `partitions`, or what finds them by range, are for the NPU.
 
         One frame in flight is the switching mode, more are the pipeline mode. Raises `piqi_native.Error`.
         """
         plan = self.plan(order, freqs)
         if callable(partitions):
             partitions = [partitions(first, last) for first, last in plan.npu_ranges]
+        # One native partition for each content, so that configurations share what was prepared of it.
+        shared = [self._partitions.setdefault(p.checksum, p.to_native()) for p in partitions]
         native = piqi_native.GraphExecutor(
             self._manager,
             plan,
-            partitions,
+            shared,
             frames_in_flight=frames_in_flight,
             timeout_s=timeout_s,
             recorded_frames=recorded_frames,
@@ -129,28 +133,30 @@ class Executor:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One frame: arrays by the names of the network's inputs to arrays by those of its outputs.
 
-        Raises `piqi_native.GraphError` for arrays that do not fit, `piqi_native.BackendError` where a processor
-        fails and `piqi_native.TimeoutError` where one hangs; the executor stays usable.
+        Raises `piqi_native.GraphError` for arrays that do not fit, `piqi_native.BackendError` where a
+        processor fails and `piqi_native.TimeoutError` where one hangs; the executor stays usable.
         """
         return self._native.run(inputs)
 
     def __call__(self, frame: Array) -> Array:
         """One frame of a network with one input and one output: float32 [H, W, C] or [1, H, W, C]."""
-        (input_name,), (output_name,) = self.engine.model.inputs, self.engine.model.outputs
-        return self.run({input_name: self._shaped(input_name, frame)})[output_name]
+        (output_name,) = self.engine.model.outputs
+        return self.run(self._named(frame))[output_name]
 
-    def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
-        """The output for every frame, in order, with as many in flight as the executor was made for."""
-        (input_name,), (output_name,) = self.engine.model.inputs, self.engine.model.outputs
+    def stream(self, frames: Iterable[Array]) -> Iterator[dict[str, Array]]:
+        """The outputs by name for each frame of a network with one input, in order.
+
+        As many frames are in flight as the executor was made for.
+        """
         in_flight = 0
         for frame in frames:
             if in_flight == self.frames_in_flight:
                 in_flight -= 1
-                yield self._native.receive()[output_name]
-            self._native.submit({input_name: self._shaped(input_name, frame)})
+                yield self._native.receive()
+            self._native.submit(self._named(frame))
             in_flight += 1
         for _ in range(in_flight):
-            yield self._native.receive()[output_name]
+            yield self._native.receive()
 
     def report(self) -> Report:
         """Times of the frames since the last `clear_report` (of the last `recorded_frames` at most)."""
@@ -173,7 +179,8 @@ class Executor:
     ) -> None:
         self.close()
 
-    def _shaped(self, name: str, frame: Array) -> Array:
+    def _named(self, frame: Array) -> dict[str, Array]:
+        (name,) = self.engine.model.inputs
         tensor = self.engine.model.tensors[name]
         frame = np.asarray(frame, dtype=tensor.dtype)
-        return frame[np.newaxis] if frame.shape == tensor.shape[1:] else frame
+        return {name: frame[np.newaxis] if frame.shape == tensor.shape[1:] else frame}

@@ -1,7 +1,7 @@
-"""The network as PiQi sees it: named tensors, operators in topological order, a layer number for each operator.
+"""The network as PiQi sees it: named tensors, operators in topological order, a layer number for each.
 
-A `Model` is what the importer makes, the quantiser rewrites, the bundle stores and the executor is built from.
-Operator kinds, their tensors and their attributes are those of ``native/include/piqi/graph.hpp``: an attribute has
+A `Model` is what the importer makes, the quantiser rewrites, a file stores and the executor is built from.
+Operator kinds, their tensors and attributes are those of ``native/include/piqi/graph.hpp``: an attribute has
 the name of the field of ``OperatorParameters`` that it fills.
 """
 
@@ -24,7 +24,7 @@ COMPUTE_KINDS = frozenset({"conv2d", "depthwise_conv2d", "transpose_conv2d", "fu
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor: NHWC, dense. `data` makes it a constant; `scales` makes it quantised (one, or one a channel)."""
+    """A tensor: NHWC, dense. `data` makes it constant; `scales` (one, or one a channel) make it quantised."""
 
     name: str
     shape: tuple[int, ...]

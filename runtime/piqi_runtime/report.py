@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -52,7 +53,7 @@ class StepReport:
 class TransferReport:
     """A tensor that crosses a cut. `source` is "" for the network's inputs.
 
-    `handoff_us` counts from when it was there and the receiver was free; `convert_us` is the change of data type.
+    `handoff_us` counts from when it was there and the receiver free; `convert_us` is the change of type.
     """
 
     tensor: str
@@ -131,7 +132,7 @@ class Report:
 
 
 def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, letters: list[str]) -> Report:
-    """The report of an executor whose sub-graphs run on `letters`. Raises ValueError if no frame was recorded."""
+    """The report of an executor whose sub-graphs run on `letters`. Raises ValueError without any frame."""
     times = executor.times()
     # Sub-graphs ahead of one that failed have recorded more frames than were completed.
     count = min([len(times["frames"]), *(len(rows) for rows in times["sub_graphs"])])
@@ -191,12 +192,12 @@ def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, let
     )
 
 
-def format_table(rows: list[tuple[str, ...]]) -> str:
-    """Columns side by side: the first to the left, the rest to the right; the first row is the head."""
+def format_table(rows: Sequence[tuple[str, ...]], left: Collection[int] = (0,)) -> str:
+    """Columns side by side, those in `left` flush left, the rest flush right; the first row is the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i in left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

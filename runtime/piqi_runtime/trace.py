@@ -1,4 +1,4 @@
-"""Chrome/Perfetto traces (https://ui.perfetto.dev): sub-graphs on their processors' tracks, transfers as arrows."""
+"""Traces for Chrome and Perfetto (ui.perfetto.dev): sub-graphs on processors' tracks, transfers as arrows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Move:
-    """When a tensor went from one processor ("": the caller) to another; ns of one clock, an entry a frame."""
+    """When a tensor went from a processor ("": the caller) to another; ns of one clock, an entry a frame."""
 
     tensor: str
     source: str
@@ -37,7 +37,9 @@ class Move:
 
 def chrome_trace(title: str, works: Sequence[Work], moves: Sequence[Move], processors: str) -> dict[str, Any]:
     """The trace-event object (JSON) of these frames; times in us from the first event."""
-    start = min(min(int(move.published.min()) for move in moves), min(int(work.began.min()) for work in works))
+    start = min(
+        min(int(move.published.min()) for move in moves), min(int(work.began.min()) for work in works)
+    )
     tracks = {letter: number for number, letter in enumerate(("", *processors))}
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": title}},
@@ -72,7 +74,13 @@ def chrome_trace(title: str, works: Sequence[Work], moves: Sequence[Move], proce
             arrow = {"pid": 1, "name": move.tensor, "cat": "transfer", "id": frame * len(moves) + number}
             events.append({**arrow, "ph": "s", "tid": tracks[move.source], "ts": (published - start) / 1e3})
             events.append(
-                {**arrow, "ph": "f", "bp": "e", "tid": tracks[move.destination], "ts": (received - start) / 1e3}
+                {
+                    **arrow,
+                    "ph": "f",
+                    "bp": "e",
+                    "tid": tracks[move.destination],
+                    "ts": (received - start) / 1e3,
+                }
             )
             if move.converted[frame] - received > 1000:
                 complete(f"convert {move.tensor}", move.destination, received, int(move.converted[frame]))

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -14,23 +15,23 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t size_bytes)
-      : data_(::operator new (size_bytes + extra_bytes, std::align_val_t{alignment})),
+      : data_(static_cast<uint8_t*>(::operator new (size_bytes + extra_bytes, std::align_val_t{alignment}))),
         size_bytes_(size_bytes) {
     // What a kernel reads past the end must be readable and initialised; its value never matters.
-    std::memset(static_cast<char*>(data_.get()) + size_bytes, 0, extra_bytes);
+    std::memset(data_.get() + size_bytes, 0, extra_bytes);
   }
 
-  void* data() { return data_.get(); }
-  const void* data() const { return data_.get(); }
+  uint8_t* data() { return data_.get(); }
+  const uint8_t* data() const { return data_.get(); }
   size_t size_bytes() const { return size_bytes_; }
 
   static constexpr size_t alignment = 64;
 
  private:
   struct Free {
-    void operator()(void* data) const { ::operator delete (data, std::align_val_t{alignment}); }
+    void operator()(uint8_t* data) const { ::operator delete (data, std::align_val_t{alignment}); }
   };
-  std::unique_ptr<void, Free> data_;
+  std::unique_ptr<uint8_t, Free> data_;
   size_t size_bytes_ = 0;
 };
 

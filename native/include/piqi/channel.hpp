@@ -31,7 +31,7 @@ struct Format {
 
 /// Owns `capacity` buffers. The sender fills them in place and the receivers read them in place; a receiver
 /// whose format differs reads a converted copy of its own. Instead of data a frame may carry an error. After
-/// close() every waiting and every later call throws ClosedError.
+/// close() every waiting and every later acquire(), publish(), fail() and receive() throws ClosedError.
 class Channel {
  public:
   using Clock = std::chrono::steady_clock;

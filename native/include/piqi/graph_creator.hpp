@@ -45,7 +45,8 @@ struct CutGraph {
 
 class GraphCreator {
  public:
-  /// Throws PlanError where the plan is for another number of layers.
+  /// Throws PlanError where the plan is for another number of layers, GraphError where a layer has no
+  /// operator.
   static CutGraph create(const Graph& graph, const Plan& plan);
 };
 

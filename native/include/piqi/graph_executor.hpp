@@ -33,7 +33,8 @@ struct ExecutorTimes {
 
 /// Switching mode is pipeline mode with one frame in flight. A frame that fails throws from the receive() it
 /// belongs to and leaves the executor usable; so does a frame that takes longer than the timeout: the
-/// sub-graph that hangs is given up and prepared anew. Threads: one may submit while another receives.
+/// sub-graph that hangs is given up and prepared anew, and the other frames in flight are lost. Threads: any
+/// may call; frames are received in the order in which they were submitted, run() by run().
 class GraphExecutor {
  public:
   /// Throws PlanError, PartitionError, UnsupportedError, BackendError.
@@ -52,10 +53,7 @@ class GraphExecutor {
   void submit(const void* const* inputs);
   /// Takes the oldest frame's outputs, in the order of the graph's outputs.
   void receive(void* const* outputs);
-  void run(const void* const* inputs, void* const* outputs) {
-    submit(inputs);
-    receive(outputs);
-  }
+  void run(const void* const* inputs, void* const* outputs);
 
   ExecutorTimes times() const;
   void clear_times();
@@ -71,6 +69,7 @@ class GraphExecutor {
   void abandon(const std::shared_ptr<Session>& session);
 
   std::shared_ptr<const Setup> setup_;
+  std::mutex run_mutex_;
   mutable std::mutex mutex_;
   std::shared_ptr<Session> session_;
   bool closed_ = false;

@@ -8,14 +8,12 @@
 
 namespace piqi {
 
-/// A ring of rows of `width` numbers. One thread writes, any thread reads.
+/// A ring of rows of `width` numbers. Any thread writes, any thread reads.
 class Recorder {
  public:
-  Recorder(size_t width, size_t capacity) : width_(width), row_(width), rows_(width * capacity) {}
+  Recorder(size_t width, size_t capacity) : width_(width), rows_(width * capacity) {}
 
-  /// The row being written; the writer fills it, then commits.
-  int64_t* row() { return row_.data(); }
-  void commit();
+  void add(const int64_t* row);
   size_t width() const { return width_; }
   /// Oldest first, width() numbers each.
   std::vector<int64_t> rows() const;
@@ -23,7 +21,7 @@ class Recorder {
 
  private:
   const size_t width_;
-  std::vector<int64_t> row_, rows_;
+  std::vector<int64_t> rows_;
   uint64_t committed_ = 0;
   mutable std::mutex mutex_;
 };

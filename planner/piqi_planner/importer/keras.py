@@ -28,8 +28,8 @@ def to_tflite(model: Any) -> bytes:
     try:
         inputs = [tf.TensorSpec((1, *x.shape[1:]), x.dtype, name=x.name) for x in model.inputs]
         call = tf.function(lambda *values: model(values if len(values) > 1 else values[0], training=False))
-        # Without the model as a second argument the variables are frozen at once, ten times as fast as by way of
-        # the SavedModel that from_keras_model() writes.
+        # Without the model as a second argument the variables are frozen at once: ten times as fast as by way
+        # of the SavedModel that from_keras_model() writes.
         function = call.get_concrete_function(*inputs)
         return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     except Exception as error:  # the converter raises whatever its passes raise

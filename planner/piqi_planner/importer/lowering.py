@@ -79,6 +79,8 @@ class _State:
         if index < 0 or index in self.values or self.file.tensors[index].data is not None:
             raise ModelError(f"corrupt: tensor {index} cannot be an input of the model")
         tensor = self.file.tensors[index]
+        if tensor.dtype not in ACTIVATION_DTYPES or 0 in tensor.shape:
+            raise ModelError(f"input {tensor.name!r} is {tensor.dtype} {tensor.shape}, which is not supported")
         if tensor.unknown_axes:
             raise ModelError(
                 f"input {tensor.name!r} leaves the size of its axes {list(tensor.unknown_axes)} open: "

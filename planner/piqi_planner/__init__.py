@@ -1,0 +1,1 @@
+"""What runs on a workstation: model import, quantisation, accuracy, cost, search, tables."""

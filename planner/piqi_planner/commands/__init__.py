@@ -1,0 +1,1 @@
+"""The commands of ``planner``: each module adds its parser and the function behind it."""

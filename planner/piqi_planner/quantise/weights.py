@@ -1,0 +1,63 @@
+"""Weights and biases: floats to stored integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from piqi_planner.quantise.operators import Floats, WeightView
+from piqi_planner.quantise.schemes import Scheme
+
+MIN_SCALE = 1e-20  # of weights that are all zero
+MAX_BIAS = 2**30  # leaves as much again for the products
+MIN_RATIO = 2.0**-31  # input scale * weight scale / output scale; XNNPACK's limit is 2^-32
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """`stored` int8 or uint8; `scales` [O] or [1], single precision; `zero_point` 0 for int8."""
+
+    stored: npt.NDArray[Any]
+    scales: npt.NDArray[np.float32]
+    zero_point: int
+
+    def real(self, view: WeightView) -> Floats:
+        """The weights that the stored ones stand for."""
+        scales = self.scales.astype(np.float64)
+        return (self.stored.astype(np.float64) - self.zero_point) * view.along_outputs(scales)
+
+
+def weight_scales(view: WeightView, weights: Floats, scheme: Scheme) -> Floats:
+    """Scales, [O] or [1], with which nothing is cut off."""
+    if scheme.per_channel:
+        scales = view.output_ranges(weights) / 127
+    else:
+        scales = np.array([max(weights.max(), 0.0) - min(weights.min(), 0.0)]) / 255
+    return np.maximum(scales, MIN_SCALE)
+
+
+def least_weight_scales(view: WeightView, bias: Floats, input_scale: float, output_scale: float) -> Floats:
+    """The scales, [O], below which a bias does not fit int32, or the ratio of scales XNNPACK's fixed
+    point."""
+    for_bias = np.abs(bias) / (input_scale * MAX_BIAS)
+    return np.maximum(for_bias, MIN_RATIO * output_scale / input_scale) * np.ones(view.output_channels)
+
+
+def store_weights(view: WeightView, weights: Floats, scales: Floats, scheme: Scheme) -> StoredWeights:
+    """Rounds `weights` to the nearest stored values."""
+    single = scales.astype(np.float32)
+    steps = weights / view.along_outputs(single.astype(np.float64))
+    if scheme.per_channel:
+        return StoredWeights(np.clip(np.rint(steps), -127, 127).astype(np.int8), single, 0)
+    zero_point = int(np.clip(np.rint(-min(float(steps.min()), 0.0)), 0, 255))
+    stored = np.clip(np.rint(steps) + zero_point, 0, 255).astype(np.uint8)
+    return StoredWeights(stored, single, zero_point)
+
+
+def store_bias(bias: Floats, input_scale: float, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Bias in units of input scale times weight scale, [O]."""
+    steps = np.rint(bias / (input_scale * scales.astype(np.float64)))
+    return np.clip(steps, -MAX_BIAS, MAX_BIAS).astype(np.int32)
