@@ -31,8 +31,10 @@ from piqi_native._native import (
     null_marker,
     sysfs_governor,
 )
+from piqi_native.backend import Backend, PreparedSubGraph
 
 __all__ = [
+    "Backend",
     "BackendError",
     "Board",
     "ClosedError",
@@ -49,6 +51,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PowerMarker",
+    "PreparedSubGraph",
     "Processor",
     "SubGraph",
     "TimeoutError",

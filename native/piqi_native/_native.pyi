@@ -1,8 +1,10 @@
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+
+from piqi_native.backend import Backend
 
 Array = npt.NDArray[Any]
 
@@ -126,15 +128,6 @@ class SubGraph:
     def partition(self) -> Partition | None: ...
     @property
     def steps(self) -> list[tuple[int, int]]: ...
-
-class PreparedSubGraph(Protocol):
-    def run(self, inputs: dict[str, Array]) -> Mapping[str, Array]: ...
-    def close(self) -> None: ...
-
-class Backend(Protocol):
-    def prepare(
-        self, sub_graph: SubGraph, input_names: list[str], output_names: list[str]
-    ) -> PreparedSubGraph: ...
 
 class GraphManager:
     def __init__(self, graph: Graph, board: Board, backends: Mapping[str, Backend] = ...) -> None: ...

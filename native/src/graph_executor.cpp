@@ -315,12 +315,14 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       }
       stage.busy = false;
     }
+    // Before the frame goes on: who has received it finds its times.
+    if (!error && !closed_) {
+      stage.row.back() = now_ns();
+      setup_->recorders[index]->add(stage.row.data());
+    }
     for (Channel* output : stage.outputs) error ? output->fail(error) : output->publish();
     for (const Inlet& inlet : stage.inputs) inlet.channel->release(inlet.receiver);
     if (stages_.size() > 1) pool.rest();
-    if (error) return;
-    stage.row.back() = now_ns();
-    setup_->recorders[index]->add(stage.row.data());
   }
 
   // A conversion that fails costs its frame, not the thread.

@@ -1,5 +1,4 @@
-// Concat, split and reshape: blocks of bytes between tensors, requantised by a table where the two sides
-// differ.
+// Concat, split and reshape: blocks of bytes between tensors, requantised by a table where they differ.
 #include <cstring>
 
 #include "kernel_support.hpp"
@@ -45,17 +44,17 @@ class BlockCopy final : public BoundKernel {
         copy_through(block.table, from, to, size);
       }
     };
-    pthreadpool_t const helpers = block.rows * block.row_bytes < parallel_bytes ? nullptr : pool;
+    pthreadpool_t const workers = block.rows * block.row_bytes < parallel_bytes ? nullptr : pool;
     if (block.row_bytes >= tile_bytes) {
       const size_t tiles = (block.row_bytes + tile_bytes - 1) / tile_bytes;
-      parallel_for(helpers, block.rows * tiles, 1, [&](size_t begin, size_t count) {
+      parallel_for(workers, block.rows * tiles, 1, [&](size_t begin, size_t count) {
         for (size_t i = begin; i < begin + count; ++i) {
           const size_t first = i % tiles * tile_bytes;
           move(i / tiles, first, std::min(tile_bytes, block.row_bytes - first));
         }
       });
     } else {
-      parallel_for(helpers, block.rows, tile_bytes / block.row_bytes, [&](size_t begin, size_t count) {
+      parallel_for(workers, block.rows, tile_bytes / block.row_bytes, [&](size_t begin, size_t count) {
         for (size_t row = begin; row < begin + count; ++row) move(row, 0, block.row_bytes);
       });
     }

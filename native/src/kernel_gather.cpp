@@ -52,7 +52,8 @@ class Gather final : public BoundKernel {
   }
 
   size_t memory_bytes() const override {
-    size_t total = BoundKernel::memory_bytes() + table_.size() + pad_row_.size_bytes() + runs_.size() * sizeof(Run);
+    size_t total =
+        BoundKernel::memory_bytes() + table_.size() + pad_row_.size_bytes() + runs_.size() * sizeof(Run);
     for (const IndexMap& offsets : outer_) total += offsets.size() * sizeof(ptrdiff_t);
     return total;
   }

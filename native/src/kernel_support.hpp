@@ -29,14 +29,9 @@ struct Affine {
     // NaN takes the lower bound: std::max keeps its first argument when the comparison fails.
     const double offset =
         std::max<double>(lowest - zero_point, std::min<double>(real / scale, highest - zero_point));
-    // Adding 1.5 * 2^52 leaves no bits for a fraction: the FPU itself rounds, which vectorises, unlike
-    // nearbyint().
+    // Adding 1.5 * 2^52 leaves no bits for a fraction: the FPU rounds. Vectorises, unlike nearbyint().
     constexpr double shift = 6755399441055744.0;
     return static_cast<int32_t>((offset + shift) - shift) + zero_point;
-  }
-
-  bool operator==(const Affine& other) const {
-    return scale == other.scale && zero_point == other.zero_point && lowest == other.lowest;
   }
 };
 
@@ -60,8 +55,8 @@ struct OperatorView {
   }
   /// Throws UnsupportedError unless the first `inputs` inputs and all outputs have the type of input 0.
   void require_same_types(size_t inputs) const;
-  /// Quantisation of an 8-bit tensor. Throws UnsupportedError unless it has one scale and a zero point in
-  /// range.
+  /// Quantisation of an 8-bit tensor. Throws UnsupportedError unless it has one scale and a fitting zero
+  /// point.
   Affine affine(const Tensor& tensor) const;
   /// The operator's clamp as stored values of its output.
   Affine clamped_output() const;
@@ -111,8 +106,7 @@ inline void tsan_acquire([[maybe_unused]] const void* address) {
 #endif
 }
 
-/// Calls body(begin, count) for tiles of [0, range), in the pool or (nullptr) in this thread. Never
-/// allocates.
+/// Calls body(begin, count) for tiles of [0, range), in the pool or (nullptr) here. Never allocates.
 template <typename Body>
 void parallel_for(pthreadpool_t pool, size_t range, size_t tile, const Body& body) {
   tsan_release(&body);
@@ -151,8 +145,8 @@ inline size_t round_up(size_t value, size_t multiple) {
 // One factory for each family of operators; make_kernel() chooses.
 std::shared_ptr<Kernel> make_convolution(const OperatorView& view);
 std::shared_ptr<Kernel> make_transpose_convolution(const OperatorView& view);
-std::shared_ptr<Kernel> make_exact_transpose_convolution(
-    const OperatorView& view);  // int8, scale per channel
+/// Of int8 with a weight scale for each channel.
+std::shared_ptr<Kernel> make_exact_transpose_convolution(const OperatorView& view);
 std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view);
 std::shared_ptr<Kernel> make_binary(const OperatorView& view);
 std::shared_ptr<Kernel> make_unary(const OperatorView& view);

@@ -177,9 +177,7 @@ def content_hash(model: Model, layers: bool = True) -> str:
     """SHA-256 of what `model` computes, in hex: everything but its name; without `layers`, also not its
     layers."""
     header, arrays = _describe(model)
-    operators = (
-        header.operators if layers else [op.model_copy(update={"layer": 0}) for op in header.operators]
-    )
+    operators = header.operators if layers else [op.model_copy(update={"layer": 0}) for op in header.operators]
     header = header.model_copy(update={"name": "", "operators": operators})
     digest = hashlib.sha256(header.model_dump_json(exclude_none=True).encode())
     for part in _laid_out(arrays):
@@ -187,18 +185,14 @@ def content_hash(model: Model, layers: bool = True) -> str:
     return digest.hexdigest()
 
 
-def save_container(
-    path: str | os.PathLike[str], model: Model, partition: PartitionHeader | None = None
-) -> None:
+def save_container(path: str | os.PathLike[str], model: Model, partition: PartitionHeader | None = None) -> None:
     """Writes `model`, or the partition that it is, atomically. Raises ContainerError."""
     described, arrays = _describe(model)
     header = Header(kind="partition" if partition else "model", model=described, partition=partition)
     text = header.model_dump_json(exclude_none=True).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
-        raise ContainerError(
-            f"{path}: the header would have {len(text)} bytes, at most {MAX_HEADER_BYTES} are allowed"
-        )
+        raise ContainerError(f"{path}: the header would have {len(text)} bytes, at most {MAX_HEADER_BYTES} are allowed")
     prefix = PREFIX.pack(MAGIC, VERSION, len(text), _padded_size(arrays), 0)
     digest = hashlib.sha256(prefix + text)
     for part in _laid_out(arrays):
@@ -312,9 +306,7 @@ def _read(file: np.memmap[Any, np.dtype[np.uint8]]) -> tuple[Header, Array, str]
     if version != VERSION:
         raise ValueError(f"version: expected {VERSION}, got {version}")
     if header_size > MAX_HEADER_BYTES or header_size % ALIGNMENT:
-        raise ValueError(
-            f"header_size: expected a multiple of {ALIGNMENT} up to {MAX_HEADER_BYTES}, got {header_size}"
-        )
+        raise ValueError(f"header_size: expected a multiple of {ALIGNMENT} up to {MAX_HEADER_BYTES}, got {header_size}")
     if PREFIX_BYTES + header_size + data_size != len(file):
         raise ValueError(f"size: expected {PREFIX_BYTES + header_size + data_size} bytes, got {len(file)}")
     expected = file[PREFIX.size : PREFIX_BYTES].tobytes()
@@ -344,9 +336,7 @@ def _to_model(header: ModelHeader, data: Array) -> Model:
     for i, op in enumerate(header.operators):
         _check_names(tensors, f"model.operators.{i}", [*op.inputs, *op.outputs])
         attributes: Mapping[str, Any] = op.attributes.model_dump(exclude_none=True)
-        operators.append(
-            Operator(op.kind, op.name, tuple(op.inputs), tuple(op.outputs), attributes, op.layer)
-        )
+        operators.append(Operator(op.kind, op.name, tuple(op.inputs), tuple(op.outputs), attributes, op.layer))
     _check_names(tensors, "model", [*header.inputs, *header.outputs])
     return Model(header.name, tensors, tuple(operators), tuple(header.inputs), tuple(header.outputs))
 

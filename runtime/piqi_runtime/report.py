@@ -110,7 +110,7 @@ class Report:
     def to_text(self) -> str:
         """A table of layers, transfers and frequency changes, in the order in which they happen."""
         head = ("", "on", "freq", "median us", "p90", "p99", "max")
-        rows = [head]
+        rows: list[tuple[str, ...]] = [head]
         transfers = list(self.transfers)
 
         def row(what: str, on: str, freqs: str, times: Statistics) -> None:
@@ -162,20 +162,14 @@ def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, let
             moves.append(move)
             handoff, convert = Statistics.of_ns(received - began), Statistics.of_ns(converted - received)
             transfers.append(
-                TransferReport(
-                    tensor, move.source, letter, sub_graph.first_layer, size_bytes, handoff, convert
-                )
+                TransferReport(tensor, move.source, letter, sub_graph.first_layer, size_bytes, handoff, convert)
             )
         for i, (first, last) in enumerate(sub_graph.steps):
             asked, began, ended, inside = steps[:, i].T
             kernel = Statistics.of_ns(inside) if inside.any() else None
-            layers.append(
-                StepReport(first, last, letter, freqs[first], Statistics.of_ns(ended - began), kernel)
-            )
+            layers.append(StepReport(first, last, letter, freqs[first], Statistics.of_ns(ended - began), kernel))
             changes.append(FrequencyReport(first, letter, freqs[first], Statistics.of_ns(began - asked)))
-            works.append(
-                Work(letter, (first, last), (sub_graph.first_layer, sub_graph.last_layer), began, ended)
-            )
+            works.append(Work(letter, (first, last), (sub_graph.first_layer, sub_graph.last_layer), began, ended))
     elapsed_s = (frames[-1, 1] - frames[0, 0]) / 1e9
     return Report(
         order=plan.order,

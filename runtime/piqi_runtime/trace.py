@@ -37,9 +37,7 @@ class Move:
 
 def chrome_trace(title: str, works: Sequence[Work], moves: Sequence[Move], processors: str) -> dict[str, Any]:
     """The trace-event object (JSON) of these frames; times in us from the first event."""
-    start = min(
-        min(int(move.published.min()) for move in moves), min(int(work.began.min()) for work in works)
-    )
+    start = min(min(int(move.published.min()) for move in moves), min(int(work.began.min()) for work in works))
     tracks = {letter: number for number, letter in enumerate(("", *processors))}
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": title}},

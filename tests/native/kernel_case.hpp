@@ -22,8 +22,7 @@ using piqi::Shape;
 
 constexpr DataType all_types[] = {DataType::Float32, DataType::Int8, DataType::UInt8};
 
-/// 64-byte aligned; what lies behind the end is poison (NaN as float), so that a result that depends on it
-/// shows.
+/// 64-byte aligned; what lies behind the end is poison (NaN as float): a result that depends on it shows.
 class Buffer {
  public:
   explicit Buffer(size_t size = 0) : storage_(size + piqi::extra_bytes + 64, 0xFF), size_(size) {}

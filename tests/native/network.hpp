@@ -4,10 +4,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
+#include <ostream>
 #include <random>
 #include <string>
 #include <utility>
@@ -164,6 +167,64 @@ inline std::shared_ptr<const piqi::Board> make_board(size_t threads = 1) {
   return std::make_shared<const piqi::Board>("test", std::move(processors));
 }
 
+/// A processor that runs as XNNPACK does, but for what a test does before each step and on closing.
+class WatchedBackend final : public piqi::Backend {
+ public:
+  /// Told the sub-graph, and the first number of its first input (which tells a frame from another).
+  std::function<void(const piqi::SubGraph&, size_t step, float first)> before_step;
+  std::function<void()> on_close;
+  bool may_hang = false;
+  std::atomic<int> prepared{0}, closed{0};
+
+  std::unique_ptr<piqi::PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
+                                                  const piqi::SubGraph& sub_graph,
+                                                  piqi::KernelCache& cache) override {
+    ++prepared;
+    return std::make_unique<Prepared>(*this, sub_graph, inner_->prepare(graph, sub_graph, cache));
+  }
+
+ private:
+  class Prepared final : public piqi::PreparedSubGraph {
+   public:
+    Prepared(WatchedBackend& backend, const piqi::SubGraph& sub_graph,
+             std::unique_ptr<piqi::PreparedSubGraph> inner)
+        : backend_(backend), sub_graph_(sub_graph), inner_(std::move(inner)) {}
+    ~Prepared() override {
+      if (backend_.on_close) backend_.on_close();
+      ++backend_.closed;
+    }
+    piqi::Format input_format(size_t i) const override { return inner_->input_format(i); }
+    piqi::Format output_format(size_t i) const override { return inner_->output_format(i); }
+    void bind(const void* const* inputs, void* const* outputs) override {
+      if (!sub_graph_.receivers.empty()) std::memcpy(&first_, inputs[0], sizeof first_);
+      inner_->bind(inputs, outputs);
+    }
+    void run_step(size_t step, pthreadpool_t pool) override {
+      if (backend_.before_step) backend_.before_step(sub_graph_, step, first_);
+      inner_->run_step(step, pool);
+    }
+    size_t memory_bytes() const override { return inner_->memory_bytes(); }
+    bool may_hang() const override { return backend_.may_hang; }
+
+   private:
+    WatchedBackend& backend_;
+    const piqi::SubGraph sub_graph_;
+    std::unique_ptr<piqi::PreparedSubGraph> inner_;
+    float first_ = 0;
+  };
+
+  std::shared_ptr<piqi::Backend> inner_ = piqi::make_xnnpack_backend();
+};
+
+/// L, B and C, all on the XNNPACK backend but B, whose backend is called "watched".
+inline std::shared_ptr<const piqi::Board> make_watched_board() {
+  std::vector<piqi::Processor> processors;
+  processors.push_back({'L', piqi::ProcessorKind::Cpu, "xnnpack", {0}, 1, '\0', {}, ""});
+  processors.push_back({'B', piqi::ProcessorKind::Cpu, "watched", {1}, 1, '\0', {}, ""});
+  processors.push_back({'C', piqi::ProcessorKind::Cpu, "xnnpack", {0}, 1, '\0', {}, ""});
+  return std::make_shared<const piqi::Board>("watched", std::move(processors));
+}
+
 /// Buffers of all inputs, or all outputs, of a graph.
 class Frame {
  public:
@@ -189,6 +250,7 @@ class Frame {
   const void* const* in() const { return pointers(); }
   void* const* out() { return pointers(); }
   bool operator==(const Frame& other) const { return buffers_ == other.buffers_; }
+  void set_first(float value) { std::memcpy(buffers_.at(0).data(), &value, sizeof value); }
   const float* floats(size_t i) const { return reinterpret_cast<const float*>(buffers_.at(i).data()); }
   size_t count(size_t i) const { return buffers_.at(i).size() / sizeof(float); }
 
@@ -250,8 +312,16 @@ class Quantised {
         for (TensorId id : op.outputs) quantization_[id] = quantization_.at(op.inputs[0]);
   }
 
+  const piqi::Quantization& of(const std::string& tensor) const {
+    return quantization_.at(graph_->find_tensor(tensor));
+  }
   std::shared_ptr<const piqi::Partition> partition(size_t first, size_t last) const {
-    auto inner = std::make_shared<Graph>("int8");
+    return std::make_shared<const piqi::Partition>(
+        piqi::Partition{first, last, part(first, last, true), "", "by hand"});
+  }
+  /// The range as a network of its own, in int8 or as it is.
+  std::shared_ptr<const Graph> part(size_t first, size_t last, bool int8) const {
+    auto inner = std::make_shared<Graph>("part");
     std::map<TensorId, TensorId> ids;
     const auto in_range = [&](piqi::OperatorId id) {
       return id != npos && graph_->operators()[id].layer >= first && graph_->operators()[id].layer <= last;
@@ -261,13 +331,15 @@ class Quantised {
       piqi::Operator op = graph_->operators()[o];
       const std::vector<TensorId> inputs = op.inputs;
       for (size_t i = 0; i < inputs.size(); ++i) {
-        const bool bias = i == 2;
-        if (graph_->tensor(inputs[i]).is_constant())
-          op.inputs[i] = inner->add_tensor(bias ? quantised_bias(inputs) : quantised_weights(inputs[1]));
+        if (!graph_->tensor(inputs[i]).is_constant())
+          op.inputs[i] =
+              activation(*inner, ids, inputs[i], in_range(graph_->tensor(inputs[i]).producer), int8);
+        else if (int8)
+          op.inputs[i] = inner->add_tensor(i == 2 ? quantised_bias(inputs) : quantised_weights(inputs[1]));
         else
-          op.inputs[i] = activation(*inner, ids, inputs[i], in_range(graph_->tensor(inputs[i]).producer));
+          op.inputs[i] = inner->add_tensor(constant(inputs[i]));
       }
-      for (TensorId& id : op.outputs) id = activation(*inner, ids, id, true);
+      for (TensorId& id : op.outputs) id = activation(*inner, ids, id, true, int8);
       op.layer -= first;
       inner->add_operator(op);
     }
@@ -279,18 +351,24 @@ class Quantised {
       if (in_range(tensor.producer) && leaves) inner->add_output(ids.at(id));
     }
     inner->finish();
-    return std::make_shared<const piqi::Partition>(piqi::Partition{first, last, inner, "", "by hand"});
+    return inner;
   }
 
  private:
-  TensorId activation(Graph& inner, std::map<TensorId, TensorId>& ids, TensorId id, bool made_inside) const {
+  piqi::Tensor constant(TensorId id) const {
+    piqi::Tensor tensor = graph_->tensor(id);
+    tensor.consumers.clear();
+    return tensor;
+  }
+
+  TensorId activation(Graph& inner, std::map<TensorId, TensorId>& ids, TensorId id, bool made_inside,
+                      bool int8) const {
     const auto known = ids.find(id);
     if (known != ids.end()) return known->second;
     piqi::Tensor tensor;
     tensor.name = graph_->tensor(id).name;
     tensor.shape = graph_->tensor(id).shape;
-    tensor.type = piqi::DataType::Int8;
-    tensor.quantization = quantization_.at(id);
+    if (int8) tensor.type = piqi::DataType::Int8, tensor.quantization = quantization_.at(id);
     const TensorId made = ids[id] = inner.add_tensor(tensor);
     if (!made_inside) inner.add_input(made);
     return made;
@@ -307,14 +385,14 @@ class Quantised {
   }
 
   piqi::Tensor quantised_weights(TensorId id) const {
-    const piqi::Tensor& weights = graph_->tensor(id);
+    const piqi::Tensor weights = constant(id);
     return quantised_constant<int8_t>(weights, weight_scales(weights));
   }
 
   piqi::Tensor quantised_bias(const std::vector<TensorId>& inputs) const {
     std::vector<float> scales = weight_scales(graph_->tensor(inputs[1]));
     for (float& scale : scales) scale *= quantization_.at(inputs[0]).scales[0];
-    return quantised_constant<int32_t>(graph_->tensor(inputs[2]), std::move(scales));
+    return quantised_constant<int32_t>(constant(inputs[2]), std::move(scales));
   }
 
   template <typename T>

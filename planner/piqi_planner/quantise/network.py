@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from piqi_planner.quantise.bias_correction import mean_error
+from piqi_planner.quantise.bias_correction import limit_bias, mean_error
 from piqi_planner.quantise.calibrate import Calibration
 from piqi_planner.quantise.equalise import equalise as equalise_model
 from piqi_planner.quantise.errors import QuantisationError
@@ -128,7 +128,7 @@ def _stored(tensor: Tensor, affine: Affine, scheme: Scheme) -> Tensor:
     data = None
     if tensor.data is not None:
         steps = np.rint(_floats(tensor) / affine.scale) + affine.zero_point
-        data = np.clip(steps, scheme.activation_min, scheme.activation_max).astype(scheme.dtype)
+        data = np.clip(steps, scheme.activation_min, scheme.activation_max).astype(scheme.dtype, order="C")
     return Tensor(tensor.name, tensor.shape, scheme.dtype, data, (affine.scale,), affine.zero_point)
 
 
@@ -145,14 +145,15 @@ def _quantise_weights(
     source = model.tensors[op.inputs[1]]
     weights = _floats(source)
     bias = _floats(model.tensors[op.inputs[2]]) if len(op.inputs) > 2 else np.zeros(view.output_channels)
-    input_scale, output_scale = parameters[op.inputs[0]].scale, parameters[op.outputs[0]].scale
-    least = least_weight_scales(view, bias, input_scale, output_scale)
+    x, y = parameters[op.inputs[0]], parameters[op.outputs[0]]
+    bias = limit_bias(view, bias, weights, x.limits(scheme), y.limits(scheme))
+    least = least_weight_scales(view, bias, x.scale, y.scale)
     scales = np.maximum(scales, least if scheme.per_channel else least.max())
     stored: StoredWeights = store_weights(view, weights, scales, scheme)
     if calibration is not None:
         bias = bias - mean_error(view, weights, stored.real(view), calibration.tap_means[op.outputs[0]])
     bias_name = op.inputs[2] if len(op.inputs) > 2 else f"{source.name}:bias"
-    per_bias = tuple(input_scale * float(scale) for scale in stored.scales)
+    per_bias = tuple(x.scale * float(scale) for scale in stored.scales)
     return [
         Tensor(
             source.name,
@@ -166,7 +167,7 @@ def _quantise_weights(
             bias_name,
             (view.output_channels,),
             "int32",
-            store_bias(bias, input_scale, stored.scales),
+            store_bias(bias, x.scale, stored.scales),
             per_bias,
         ),
     ]

@@ -54,6 +54,12 @@ class Affine:
     scale: float
     zero_point: int
 
+    def limits(self, scheme: Scheme) -> tuple[float, float]:
+        """The lowest and the highest real value that can be stored."""
+        stored = (scheme.activation_min, scheme.activation_max)
+        low, high = (self.scale * (value - self.zero_point) for value in stored)
+        return low, high
+
 
 class _Groups:
     """Tensors that share parameters: disjoint sets."""

@@ -51,9 +51,9 @@ def store_weights(view: WeightView, weights: Floats, scales: Floats, scheme: Sch
     single = scales.astype(np.float32)
     steps = weights / view.along_outputs(single.astype(np.float64))
     if scheme.per_channel:
-        return StoredWeights(np.clip(np.rint(steps), -127, 127).astype(np.int8), single, 0)
+        return StoredWeights(np.clip(np.rint(steps), -127, 127).astype(np.int8, order="C"), single, 0)
     zero_point = int(np.clip(np.rint(-min(float(steps.min()), 0.0)), 0, 255))
-    stored = np.clip(np.rint(steps) + zero_point, 0, 255).astype(np.uint8)
+    stored = np.clip(np.rint(steps) + zero_point, 0, 255).astype(np.uint8, order="C")
     return StoredWeights(stored, single, zero_point)
 
 
