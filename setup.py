@@ -53,6 +53,7 @@ extension = Pybind11Extension(
     cxx_std=17,
     extra_compile_args=[
         "-O3",
+        "-fno-math-errno",
         "-g0",
         "-Wall",
         "-Wextra",

@@ -55,6 +55,7 @@ def measure(name: str, repeat: int, threads: int) -> tuple[str, bool]:
 
 
 def main() -> None:
+    """Prints the table; fails if a difference is too large."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--repeat", type=int, default=10)

@@ -1,6 +1,10 @@
 #include "python_backend.hpp"
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +16,38 @@ namespace {
 
 std::string describe(const py::array& array) {
   return py::str(array.dtype()).cast<std::string>() + " " + py::str(array.attr("shape")).cast<std::string>();
+}
+
+// Before 3.13, Python ends a thread that asks for the GIL while the interpreter shuts down by unwinding its
+// stack, past destructors that need Python. A thread of ours waits for the process to end instead, as it does
+// since 3.13. No object of the caller's with a destructor may live inside `function`.
+template <typename Function>
+auto unless_finalizing(Function function) {
+  try {
+    return function();
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();
+  }
+}
+
+class Gil {
+ public:
+  Gil() {
+    unless_finalizing([this] { gil_.emplace(); });
+  }
+
+ private:
+  std::optional<py::gil_scoped_acquire> gil_;
+};
+
+// Calls a method of Python code that may take any time. Throws py::error_already_set.
+template <typename... Arguments>
+py::object call(const py::object& object, const char* method, const Arguments&... arguments) {
+  const py::object function = object.attr(method);
+  PyObject* const result = unless_finalizing(
+      [&] { return PyObject_CallFunctionObjArgs(function.ptr(), arguments.ptr()..., nullptr); });
+  if (!result) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
 }
 
 // What Python raised, as the library's own error: it may be rethrown on a thread that does not hold the GIL.
@@ -39,9 +75,9 @@ class PythonSubGraph final : public PreparedSubGraph {
       prepared_.release();
       return;
     }
-    const py::gil_scoped_acquire gil;
+    const Gil gil;
     try {
-      prepared_.attr("close")();
+      call(prepared_, "close");
     } catch (py::error_already_set& error) {
       error.discard_as_unraisable("PreparedSubGraph.close");
     }
@@ -60,7 +96,7 @@ class PythonSubGraph final : public PreparedSubGraph {
 
   void run_step(size_t step, pthreadpool_t) override {
     if (step != 0) return;
-    const py::gil_scoped_acquire gil;
+    const Gil gil;
     translated(where_, [&] {
       py::dict arguments;
       for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -71,7 +107,7 @@ class PythonSubGraph final : public PreparedSubGraph {
         view.attr("setflags")(false);
         arguments[tensor.name.c_str()] = std::move(view);
       }
-      const auto results = prepared_.attr("run")(arguments).cast<py::dict>();
+      const auto results = call(prepared_, "run", arguments).cast<py::dict>();
       for (size_t i = 0; i < outputs_.size(); ++i) {
         const Tensor& tensor = graph_->tensor(outputs_[i]);
         if (!results.contains(tensor.name)) throw BackendError("returned no '" + tensor.name + "'");

@@ -64,9 +64,7 @@ class ImageSet:
             raise ImageError(f"a batch needs at least one image, got {batch}")
         size = (shape[1], shape[2], shape[3])
         for start in range(0, len(self), batch):
-            yield np.stack(
-                [load_image(path, size, preprocessing, fit) for path in self.paths[start : start + batch]]
-            )
+            yield np.stack([load_image(path, size, preprocessing, fit) for path in self.paths[start : start + batch]])
 
 
 def load_image_set(folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> ImageSet:
@@ -127,9 +125,7 @@ def load_image(
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
             if fit == "exact" and image.size != (width, height):
-                raise ImageError(
-                    f"{path}: expected {width}x{height} pixels, got {image.width}x{image.height}"
-                )
+                raise ImageError(f"{path}: expected {width}x{height} pixels, got {image.width}x{image.height}")
             pixels = np.asarray(_fitted(image.convert(MODES[channels]), width, height, fit), np.float32)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: is not an image that can be read") from error

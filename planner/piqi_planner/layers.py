@@ -96,9 +96,7 @@ def _describe(
     read = dict.fromkeys(name for op in ops for name in op.inputs)
     constants = [model.tensors[name] for name in read if model.tensors[name].data is not None]
     inputs = [
-        model.tensors[name]
-        for name in read
-        if model.tensors[name].data is None and layer_of.get(name, -1) != number
+        model.tensors[name] for name in read if model.tensors[name].data is None and layer_of.get(name, -1) != number
     ]
     outputs = [model.tensors[name] for op in ops for name in op.outputs if name in crossing]
     leader = next((op for op in ops if op.kind in COMPUTE_KINDS), ops[0])

@@ -61,11 +61,7 @@ def _set_weights(model: Any, rng: np.random.Generator) -> None:
 
 
 def _all_layers(model: Any) -> list[Any]:
-    return [
-        inner
-        for layer in model.layers
-        for inner in (_all_layers(layer) if hasattr(layer, "layers") else [layer])
-    ]
+    return [inner for layer in model.layers for inner in (_all_layers(layer) if hasattr(layer, "layers") else [layer])]
 
 
 def _channels(count: int, width: float) -> int:
@@ -220,9 +216,7 @@ def _yolo_head(x: Any, filters: int) -> Any:
 def _doubled(x: Any) -> Any:
     """Nearest neighbour, as TensorFlow resizes; Keras 3's UpSampling2D is a chain of reshapes and tiles."""
     tf = tensorflow()
-    return tf.keras.layers.Lambda(lambda y: tf.image.resize(y, (2 * x.shape[1], 2 * x.shape[2]), "nearest"))(
-        x
-    )
+    return tf.keras.layers.Lambda(lambda y: tf.image.resize(y, (2 * x.shape[1], 2 * x.shape[2]), "nearest"))(x)
 
 
 def _yolo_v3(size: int, width: float) -> Any:

@@ -86,3 +86,13 @@ def test_keras_3_file(tmp_path: Path, litert: SimpleNamespace) -> None:
     loaded, direct = import_model(tmp_path / "model.keras"), import_tflite(to_tflite(model), "direct")
     inputs = litert.inputs_for(direct)
     litert.assert_same(litert.run_natively(loaded, inputs), litert.run_natively(direct, inputs))
+
+
+def test_several_inputs_keep_their_names_and_order(litert: SimpleNamespace) -> None:
+    keras = pytest.importorskip("tensorflow").keras
+    z, a = keras.Input((4, 4, 3), name="z"), keras.Input((4, 4, 3), name="a")
+    data = to_tflite(keras.Model([z, a], [z - 2.0 * a, z + a]))
+    model = import_tflite(data, "two")
+    assert model.inputs == ("z", "a")
+    inputs = litert.inputs_for(model)
+    litert.assert_same(litert.run_natively(model, inputs), [inputs[0] - 2 * inputs[1], inputs[0] + inputs[1]])

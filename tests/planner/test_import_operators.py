@@ -250,7 +250,7 @@ class TestFolding:
 
     def test_padding_that_others_read_stays(self, check: Any) -> None:
         def function(x: Any) -> Any:
-            padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+            padded = tf.pad(x, [[0, 0], [2, 1], [0, 3], [0, 0]])
             return tf.nn.conv2d(padded, self.weights, 1, "VALID"), padded
 
         assert kinds(check(function, (1, 6, 6, 4))) == ["pad", "conv2d"]

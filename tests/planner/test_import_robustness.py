@@ -139,6 +139,17 @@ def test_no_schema_package(corpus: list[bytes], monkeypatch: pytest.MonkeyPatch)
         flatfile.schema.cache_clear()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_code_in_a_keras_file_is_not_run(tmp_path: Path, suffix: str) -> None:
+    keras = pytest.importorskip("tensorflow").keras
+    inputs = keras.Input((4, 4, 3))
+    path = tmp_path / f"model{suffix}"
+    keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(inputs)).save(path)
+    with pytest.raises(ModelError, match=r"(?s)Keras cannot load it: .*Lambda"):
+        import_model(path)
+
+
 def test_folder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a file"):
         import_model(tmp_path)

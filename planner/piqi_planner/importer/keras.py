@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def to_tflite(model: Any) -> bytes:
         # Without the model as a second argument the variables are frozen at once: ten times as fast as by way
         # of the SavedModel that from_keras_model() writes.
         function = call.get_concrete_function(*inputs)
-        return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+        with _quiet():
+            return bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     except Exception as error:  # the converter raises whatever its passes raise
         raise ModelError(f"TensorFlow cannot convert it: {_first_line(error)}") from error
 
@@ -46,6 +49,18 @@ def tensorflow() -> Any:
             "Keras files are read through tensorflow, which is not installed: "
             "pip install tensorflow, or convert the model to .tflite elsewhere"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the converter's advice to its own developers from the user's terminal."""
+    logging = importlib.import_module("absl.logging")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _load(path: Path) -> Any:

@@ -280,10 +280,6 @@ class Node:
         """The axis that an input's several scales go along."""
         return self._state.file.tensors[self._op.inputs[position]].channel_axis
 
-    def zero_points(self, position: int) -> tuple[int, ...]:
-        """The zero points of an input as the file has them."""
-        return self._state.file.tensors[self._op.inputs[position]].zero_points
-
     def _output_index(self) -> int:
         if not self._op.outputs or self._op.outputs[0] < 0:
             raise self.error("has no output")
@@ -297,9 +293,7 @@ class Node:
             raise self.error(f"makes a tensor of type {dtype}, which is not supported")
         return dtype
 
-    def _add(
-        self, kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], attributes: dict[str, Any]
-    ) -> None:
+    def _add(self, kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], attributes: dict[str, Any]) -> None:
         if not outputs:
             raise self.error("has no output")
         dtypes = {tensor.dtype for tensor in [inputs[0], *outputs]}

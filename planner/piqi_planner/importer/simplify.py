@@ -101,9 +101,7 @@ def fuse_clamps(model: Model, operators: list[Operator]) -> list[Operator]:
             continue
         if "clamp_min" in before.attributes or "clamp_max" in before.attributes:
             continue
-        result[source] = replace(
-            before, outputs=op.outputs, attributes={**before.attributes, **op.attributes}
-        )
+        result[source] = replace(before, outputs=op.outputs, attributes={**before.attributes, **op.attributes})
         result[position] = None
     return [op for op in result if op is not None]
 

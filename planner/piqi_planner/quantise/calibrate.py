@@ -49,17 +49,14 @@ class Calibration:
     def rescaled(self, model: Model, scales: Mapping[str, Floats], source: Model) -> Calibration:
         """That of `model`, which is `source` with channel c of tensor t divided by ``scales[t][c]``."""
         statistics = {
-            name: known.rescaled(scales[name]) if name in scales else known
-            for name, known in self.statistics.items()
+            name: known.rescaled(scales[name]) if name in scales else known for name, known in self.statistics.items()
         }
         inputs = {op.outputs[0]: op.inputs[0] for op in compute_operators(source)}
         tap_means = {
             name: means / scales[inputs[name]] if inputs[name] in scales else means
             for name, means in self.tap_means.items()
         }
-        return replace(
-            self, model_hash=content_hash(model, layers=False), statistics=statistics, tap_means=tap_means
-        )
+        return replace(self, model_hash=content_hash(model, layers=False), statistics=statistics, tap_means=tap_means)
 
 
 def calibrate(
@@ -144,10 +141,7 @@ def _tap_means(model: Model, op: Operator, values: Array) -> Floats:
         means = mean.sum(axis=(0, 1)) / (rows * columns)
         return np.broadcast_to(means, (*shape[1:3], len(means))).copy()
     a = op.attributes
-    pads = [
-        (int(a.get(f"pad_{i}", 0)), int(a.get(f"pad_{j}", 0)))
-        for i, j in (("top", "bottom"), ("left", "right"))
-    ]
+    pads = [(int(a.get(f"pad_{i}", 0)), int(a.get(f"pad_{j}", 0))) for i, j in (("top", "bottom"), ("left", "right"))]
     mean = np.pad(mean, [*pads, (0, 0)])
     (sy, sx), (dy, dx) = (
         (int(a.get(f"{name}_height", 1)), int(a.get(f"{name}_width", 1))) for name in ("stride", "dilation")

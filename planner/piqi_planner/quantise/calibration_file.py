@@ -32,9 +32,7 @@ class _Statistics(_Strict):
     def to_statistics(self) -> ChannelStatistics:
         """Raises ValueError if the arrays do not fit each other."""
         minimum, maximum = np.array(self.minimum), np.array(self.maximum)
-        low, width, counts = (
-            None if part is None else np.array(part) for part in (self.low, self.width, self.counts)
-        )
+        low, width, counts = (None if part is None else np.array(part) for part in (self.low, self.width, self.counts))
         histogram = (low, width, counts)
         if len({len(minimum), len(maximum), *(len(part) for part in histogram if part is not None)}) != 1:
             raise ValueError("the statistics of one tensor have different numbers of channels")
@@ -90,9 +88,7 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Reads what `save_calibration` wrote. Raises CalibrationError naming the file and the field."""
     try:
         if (size := Path(path).stat().st_size) > MAX_FILE_BYTES:
-            raise CalibrationError(
-                f"{path}: {size} bytes are more than the {MAX_FILE_BYTES} a calibration may have"
-            )
+            raise CalibrationError(f"{path}: {size} bytes are more than the {MAX_FILE_BYTES} a calibration may have")
         document = _Calibration.model_validate_json(Path(path).read_bytes())
         return Calibration(
             document.model_hash,

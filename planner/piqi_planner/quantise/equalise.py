@@ -96,7 +96,7 @@ def _is_transparent(model: Model, op: Operator) -> bool:
     if op.kind == "mean":
         return len(before) - 1 not in a["axes"]
     if op.kind == "pad":
-        return a.get("pad_value", 0.0) == 0.0 and a["pad_before"][-1] == 0 and a["pad_after"][-1] == 0
+        return not (a.get("pad_value", 0.0) or a["pad_before"][-1] or a["pad_after"][-1])
     if op.kind == "reshape":  # channels stay the fastest dimension; flattening repeats them
         return len(after) > 1 and after[-1] % before[-1] == 0 and after[0] == before[0]
     return True

@@ -15,7 +15,7 @@ from piqi_planner.quantise.bias_correction import limit_bias, mean_error
 from piqi_planner.quantise.calibrate import Calibration
 from piqi_planner.quantise.equalise import equalise as equalise_model
 from piqi_planner.quantise.errors import QuantisationError
-from piqi_planner.quantise.operators import WeightView, compute_operators, consumers
+from piqi_planner.quantise.operators import Floats, WeightView, clamp_bounds, compute_operators, consumers
 from piqi_planner.quantise.parameters import Affine, choose_parameters
 from piqi_planner.quantise.partition import cut
 from piqi_planner.quantise.schemes import Scheme, SchemeName, find_scheme
@@ -24,7 +24,7 @@ from piqi_planner.quantise.weights import (
     least_weight_scales,
     store_bias,
     store_weights,
-    weight_scales,
+    weight_range,
 )
 from piqi_runtime.container import content_hash
 from piqi_runtime.model import Model, Operator, Tensor
@@ -73,12 +73,11 @@ def quantise(
     if rules.equalises if equalise is None else equalise:
         model, calibration = equalise_model(model, calibration)
     views = {op.outputs[0]: WeightView.of(model, op) for op in compute_operators(model)}
-    scales = {
-        name: weight_scales(view, _floats(model.tensors[view.op.inputs[1]]), rules)
-        for name, view in views.items()
+    ranges = {
+        name: weight_range(view, _floats(model.tensors[view.op.inputs[1]]), rules) for name, view in views.items()
     }
     parameters = choose_parameters(
-        model, calibration, rules, {name: float(values.max()) for name, values in scales.items()}
+        model, calibration, rules, {name: float(scales.max()) for name, (_, scales) in ranges.items()}
     )
     tensors: dict[str, Tensor] = {
         name: _stored(model.tensors[name], affine, rules) for name, affine in parameters.items()
@@ -89,7 +88,7 @@ def quantise(
         if op.outputs[0] in views:
             view = views[op.outputs[0]]
             constants = _quantise_weights(
-                model, view, calibration if correct_bias else None, parameters, scales[op.outputs[0]], rules
+                model, view, calibration if correct_bias else None, parameters, ranges[op.outputs[0]], rules
             )
             constants = [
                 constant
@@ -99,7 +98,7 @@ def quantise(
             ]
             tensors.update((constant.name, constant) for constant in constants)
             op = replace(op, inputs=(op.inputs[0], *(constant.name for constant in constants)))
-        operators.append(op)
+        operators.append(_with_open_clamp(op, parameters[op.outputs[0]], rules))
     quantised = Model(model.name, tensors, tuple(operators), model.inputs, model.outputs)
     return QuantisedModel(model, quantised, rules.name)
 
@@ -117,7 +116,7 @@ def _check(model: Model) -> None:
                 raise QuantisationError(f"{op.kind} '{op.name}': weights '{name}' are not constant")
 
 
-def _floats(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _floats(tensor: Tensor) -> Floats:
     values = np.asarray(tensor.data, np.float64)
     if not np.isfinite(values).all():
         raise QuantisationError(f"'{tensor.name}' has values that are not finite")
@@ -128,8 +127,26 @@ def _stored(tensor: Tensor, affine: Affine, scheme: Scheme) -> Tensor:
     data = None
     if tensor.data is not None:
         steps = np.rint(_floats(tensor) / affine.scale) + affine.zero_point
-        data = np.clip(steps, scheme.activation_min, scheme.activation_max).astype(scheme.dtype, order="C")
+        stored = np.clip(steps, scheme.activation_min, scheme.activation_max)
+        data = np.array(stored, scheme.dtype, order="C")  # of a scalar too, which NumPy's functions unwrap
     return Tensor(tensor.name, tensor.shape, scheme.dtype, data, (affine.scale,), affine.zero_point)
+
+
+def _with_open_clamp(op: Operator, output: Affine, scheme: Scheme) -> Operator:
+    """`op` with a clamp that leaves two stored values at least, which XNNPACK wants.
+
+    One that leaves a single value stands where the output is zero on all calibration data, but shares its parameters
+    with tensors that are large or negative.
+    """
+    least, most = scheme.activation_min, scheme.activation_max
+    bounds = np.array(clamp_bounds(op)) / output.scale + output.zero_point
+    low, high = np.clip(np.rint(bounds), least, most)
+    if low < high:
+        return op
+    low = min(low, most - 1)
+    stored = {"clamp_min": low, "clamp_max": low + 1}
+    clamp = {name: output.scale * (float(value) - output.zero_point) for name, value in stored.items()}
+    return replace(op, attributes={**op.attributes, **clamp})
 
 
 def _quantise_weights(
@@ -137,7 +154,7 @@ def _quantise_weights(
     view: WeightView,
     calibration: Calibration | None,
     parameters: dict[str, Affine],
-    scales: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    limits: tuple[float, Floats],
     scheme: Scheme,
 ) -> list[Tensor]:
     """Weights and bias; the bias corrected if there is a `calibration`."""
@@ -148,11 +165,12 @@ def _quantise_weights(
     x, y = parameters[op.inputs[0]], parameters[op.outputs[0]]
     bias = limit_bias(view, bias, weights, x.limits(scheme), y.limits(scheme))
     least = least_weight_scales(view, bias, x.scale, y.scale)
+    low, scales = limits
     scales = np.maximum(scales, least if scheme.per_channel else least.max())
-    stored: StoredWeights = store_weights(view, weights, scales, scheme)
+    stored: StoredWeights = store_weights(view, weights, low, scales, scheme)
     if calibration is not None:
         bias = bias - mean_error(view, weights, stored.real(view), calibration.tap_means[op.outputs[0]])
-    bias_name = op.inputs[2] if len(op.inputs) > 2 else f"{source.name}:bias"
+    bias_name = op.inputs[2] if len(op.inputs) > 2 else f"{op.outputs[0]}:bias"
     per_bias = tuple(x.scale * float(scale) for scale in stored.scales)
     return [
         Tensor(

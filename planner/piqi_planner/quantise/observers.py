@@ -20,9 +20,7 @@ STEPS = 255  # quantisation steps between low and high
 CANDIDATES = 64  # ranges that `mse` tries
 
 
-def observed_range(
-    statistics: ChannelStatistics, observer: ObserverName, percentile: float
-) -> tuple[float, float]:
+def observed_range(statistics: ChannelStatistics, observer: ObserverName, percentile: float) -> tuple[float, float]:
     """Low and high, low <= 0 <= high, so that zero has an exact stored value."""
     low, high = float(statistics.minimum.min()), float(statistics.maximum.max())
     if observer == "percentile":
@@ -64,9 +62,7 @@ def _mean_squared_error(statistics: ChannelStatistics) -> tuple[float, float]:
         low, high = max(widest_low, -fraction * reach), min(widest_high, fraction * reach)
         clipping = np.square(values - np.clip(values, low, high))
         # A stored value stands for an interval one step wide; zero, which relu makes common, is exact.
-        rounding = np.where(
-            (values != 0) & (values > low) & (values < high), ((high - low) / STEPS) ** 2 / 12, 0.0
-        )
+        rounding = np.where((values != 0) & (values > low) & (values < high), ((high - low) / STEPS) ** 2 / 12, 0.0)
         error = float(np.dot(weights, clipping + rounding))
         if error < best[0]:
             best = (error, low, high)

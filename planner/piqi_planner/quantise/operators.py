@@ -88,9 +88,7 @@ class WeightView:
     def input_ranges(self, weights: Floats) -> Floats:
         """Largest magnitude of the weights that each input channel meets, [C]."""
         magnitudes = (
-            np.abs(weights).max(axis=tuple(range(1, weights.ndim - 1)))
-            if weights.ndim > 2
-            else np.abs(weights)
+            np.abs(weights).max(axis=tuple(range(1, weights.ndim - 1))) if weights.ndim > 2 else np.abs(weights)
         )
         if self.is_depthwise:
             ranges = magnitudes.reshape(self.input_channels, -1).max(axis=1)

@@ -179,6 +179,4 @@ def _widen(
             return
         if max(scales.values()) > 1e30:
             break
-    raise QuantisationError(
-        f"'{model.name}': the scales of its tensors are too far apart for 8-bit arithmetic"
-    )
+    raise QuantisationError(f"'{model.name}': the scales of its tensors are too far apart for 8-bit arithmetic")

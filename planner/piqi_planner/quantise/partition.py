@@ -22,9 +22,7 @@ def cut(model: Model, first_layer: int, last_layer: int) -> Model:
         raise QuantisationError(f"layers {first_layer}..{last_layer} of '{model.name}' have no operators")
     made = {name for op in inside for name in op.outputs}
     used = dict.fromkeys(name for op in inside for name in op.inputs)
-    wanted = {name for op in model.operators if op.layer > last_layer for name in op.inputs} | set(
-        model.outputs
-    )
+    wanted = {name for op in model.operators if op.layer > last_layer for name in op.inputs} | set(model.outputs)
     inputs = tuple(name for name in used if name not in made and model.tensors[name].data is None)
     outputs = tuple(name for op in inside for name in op.outputs if name in wanted)
     tensors = {name: tensor for name, tensor in model.tensors.items() if name in made or name in used}
