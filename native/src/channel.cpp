@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 namespace piqi {
 namespace {
+
+// How long a receiver looks out for a frame that is due, at most.
+constexpr std::chrono::microseconds watch_time{60};
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(Channel::Clock::now().time_since_epoch())
@@ -95,8 +99,9 @@ Channel::Channel(const std::string& name, const Shape& shape, const Format& form
   for (size_t i = 0; i < capacity; ++i) slots_.push_back({AlignedBuffer(size_bytes_), nullptr, 0});
 }
 
-size_t Channel::add_receiver(const Format& format) {
+size_t Channel::add_receiver(const Format& format, std::chrono::nanoseconds lead) {
   Receiver receiver;
+  receiver.lead = lead;
   if (!(format == format_)) receiver.converter = std::make_shared<Converter>(name_, shape_, format_, format);
   receivers_.push_back(std::move(receiver));
   return receivers_.size() - 1;
@@ -119,6 +124,36 @@ void* Channel::acquire(Clock::time_point deadline) {
                        [&](const Receiver& r) { return sent_ - r.taken < slots_.size(); });
   });
   return slots_[sent_ % slots_.size()].buffer.data();
+}
+
+void Channel::wait_for_frame(std::unique_lock<std::mutex>& lock, const Receiver& receiver,
+                             Clock::time_point deadline) {
+  const auto here = [&] { return sent_ > receiver.taken; };
+  const auto over = [&] { return closed_ || here(); };
+  Clock::time_point expected;
+  const auto announced = [&] {
+    return receiver.lead.count() > 0 && announced_ > receiver.taken && due_ != expected;
+  };
+  for (;;) {
+    wait(lock, deadline, [&] { return here() || announced(); });
+    if (here()) return;
+    expected = due_;
+    if (changed_.wait_until(lock, std::min(deadline, expected - receiver.lead), over) || due_ > expected)
+      continue;
+    lock.unlock();
+    const Clock::time_point end = Clock::now() + watch_time;
+    while (!over() && Clock::now() < end) std::this_thread::yield();
+    lock.lock();
+  }
+}
+
+void Channel::announce(Clock::time_point due, bool wake) {
+  {
+    const std::lock_guard lock(mutex_);
+    announced_ = sent_ + 1;
+    due_ = due;
+  }
+  if (wake) changed_.notify_all();
 }
 
 void Channel::publish() {
@@ -147,7 +182,7 @@ Channel::Received Channel::receive(size_t receiver, pthreadpool_t pool, Clock::t
   Received received;
   {
     std::unique_lock lock(mutex_);
-    wait(lock, deadline, [&] { return sent_ > self.taken; });
+    wait_for_frame(lock, self, deadline);
     const Slot& slot = slots_[self.taken % slots_.size()];
     received.error = slot.error;
     received.published_ns = slot.published_ns;

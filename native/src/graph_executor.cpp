@@ -1,5 +1,7 @@
 #include "piqi/graph_executor.hpp"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -21,6 +23,11 @@ int64_t now_ns() {
 
 // A thread that hangs gets this long to notice that its channels are closed before it is given up.
 constexpr std::chrono::milliseconds grace{200};
+
+// From a timer or a futex to a thread on an idle CPU.
+constexpr std::chrono::microseconds wake_up_time{50};
+// What Linux adds to the sleep of a thread that did not ask for less.
+constexpr std::chrono::microseconds timer_slack{50};
 
 void check_range(const char* option, size_t value, size_t least, size_t most) {
   if (value < least || value > most)
@@ -51,6 +58,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     for (const SubGraph& sub_graph : cut.sub_graphs) {
       stages_.push_back(std::make_unique<Stage>());
       stages_.back()->row.resize(row_width(sub_graph));
+      stages_.back()->ahead_ns.resize(sub_graph.steps.size());
     }
     try {
       prepare();
@@ -90,11 +98,15 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       submitted_ns_[submitted_++ % submitted_ns_.size()] = start;
     }
     changed_.notify_all();
+    const int64_t begin = now_ns();
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (!inputs_[i]) continue;
+      inputs_[i]->announce(Clock::time_point(std::chrono::nanoseconds(begin + copy_ns_)), true);
       std::memcpy(input_data_[i], inputs[i], inputs_[i]->size_bytes());
       inputs_[i]->publish();
     }
+    copy_ns_ += (now_ns() - begin - copy_ns_) / 4;
+    announce(input_followers_);
   }
 
   /// Returns the error that came in place of the frame, if one did.
@@ -193,7 +205,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     std::vector<Channel*> outputs;
     std::vector<const void*> input_data;
     std::vector<void*> output_data;
-    std::vector<int64_t> row;  // times of the frame it works on
+    std::vector<size_t> followers;        // the sub-graphs that read its outputs
+    std::vector<int64_t> row;             // times of the frame it works on
+    std::vector<int64_t> ahead_ns;        // step -> expected time from its begin to the end of the last
+    std::atomic<int64_t> expected_ns{0};  // that of the first, for other threads
     std::atomic<bool> busy{false};
     bool ended = false;  // under mutex_
     std::thread thread;
@@ -257,15 +272,34 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       stages_[edge.sender]->outputs.push_back(channel);
     for (size_t receiver : edge.receivers) {
       if (receiver == npos) {
-        outputs_[index_in(graph.outputs())] = {channel, channel->add_receiver(own)};
+        outputs_[index_in(graph.outputs())] = {channel, channel->add_receiver(own, lead(edge.sender, npos))};
         continue;
       }
+      auto& followers = edge.sender == npos ? input_followers_ : stages_[edge.sender]->followers;
+      if (std::find(followers.begin(), followers.end(), receiver) == followers.end())
+        followers.push_back(receiver);
       const size_t i = index_in(setup_->cut.sub_graphs[receiver].receivers);
       stages_[receiver]->inputs.push_back(
-          {channel, channel->add_receiver(stages_[receiver]->prepared->input_format(i))});
+          {channel,
+           channel->add_receiver(stages_[receiver]->prepared->input_format(i), lead(edge.sender, receiver))});
     }
     output_bytes_.resize(outputs_.size());
     if (edge.receivers.back() == npos) output_bytes_[index_in(graph.outputs())] = tensor.size_bytes();
+  }
+
+  // How long ahead of a frame its receiver wakes up. None between threads that share a CPU: there it would
+  // keep the sender from its work.
+  std::chrono::nanoseconds lead(size_t sender, size_t receiver) const {
+    if (std::thread::hardware_concurrency() < 2) return {};
+    const std::vector<int> anywhere;
+    const auto cpus = [&](size_t stage) -> const std::vector<int>& {
+      return stage == npos ? anywhere : setup_->manager->pool(setup_->cut.sub_graphs[stage].processor).cpus();
+    };
+    const std::vector<int>&from = cpus(sender), &to = cpus(receiver);
+    const bool apart = std::none_of(
+        from.begin(), from.end(), [&](int cpu) { return std::find(to.begin(), to.end(), cpu) != to.end(); });
+    if (!apart) return {};
+    return receiver == npos ? wake_up_time + timer_slack : wake_up_time;
   }
 
   // As many buffers as frames can lie between the two ends, so that a skip connection does not stall the
@@ -279,6 +313,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
 
   void work(size_t index) {
     setup_->manager->pool(setup_->cut.sub_graphs[index].processor).pin_this_thread();
+    prctl(PR_SET_TIMERSLACK, 1);
     try {
       for (;;) frame(index);
     } catch (const ClosedError&) {
@@ -322,7 +357,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     }
     for (Channel* output : stage.outputs) error ? output->fail(error) : output->publish();
     for (const Inlet& inlet : stage.inputs) inlet.channel->release(inlet.receiver);
-    if (stages_.size() > 1) pool.rest();
+    announce(stage.followers);
   }
 
   // A conversion that fails costs its frame, not the thread.
@@ -345,9 +380,11 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     const SubGraph& sub_graph = setup_->cut.sub_graphs[index];
     const pthreadpool_t pool = setup_->manager->pool(sub_graph.processor).get();
     stage.prepared->bind(stage.input_data.data(), stage.output_data.data());
+    const int64_t* const begins = time;
     for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
       if (closed_) throw ClosedError("the executor was closed");
-      *time++ = now_ns();
+      *time = now_ns();
+      announce(stage, *time++ + stage.ahead_ns[step], false);
       for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
       if (setup_->marker) setup_->marker->mark(sub_graph.steps[step].first_layer);
       *time++ = now_ns();
@@ -355,6 +392,26 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       *time++ = now_ns();
       *time++ = stage.prepared->take_kernel_ns();
     }
+    const int64_t end = now_ns();
+    for (size_t step = 0; step < sub_graph.steps.size(); ++step)
+      stage.ahead_ns[step] += (end - begins[4 * step] - stage.ahead_ns[step]) / 4;
+    stage.expected_ns = stage.ahead_ns[0];
+  }
+
+  // Wakes those who wait for these sub-graphs, to tell them when to expect a frame; done by a thread that has
+  // just handed its own over, since to wake another takes time. An early guess: the sub-graphs correct it as
+  // they proceed. In a pipeline threads do not wait for frames.
+  void announce(const std::vector<size_t>& sub_graphs) {
+    if (setup_->options.frames_in_flight > 1) return;
+    for (size_t index : sub_graphs) {
+      const int64_t expected_ns = stages_[index]->expected_ns;
+      announce(*stages_[index], now_ns() + expected_ns - expected_ns / 8, true);
+    }
+  }
+
+  static void announce(const Stage& stage, int64_t due_ns, bool wake) {
+    for (Channel* output : stage.outputs)
+      output->announce(Clock::time_point(std::chrono::nanoseconds(due_ns)), wake);
   }
 
   const std::shared_ptr<const Setup> setup_;
@@ -363,7 +420,9 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   std::vector<Channel*> inputs_;  // null: an input that no operator reads
   std::vector<Inlet> outputs_;
   std::vector<size_t> output_bytes_;
-  std::vector<void*> input_data_;  // under submit_mutex_
+  std::vector<size_t> input_followers_;  // the sub-graphs that read them
+  std::vector<void*> input_data_;        // under submit_mutex_
+  int64_t copy_ns_ = 0;                  // under submit_mutex_: expected time of copying a frame in
 
   std::mutex submit_mutex_, receive_mutex_;
   mutable std::mutex mutex_;

@@ -10,10 +10,6 @@
 #include "piqi/aligned_buffer.hpp"
 #include "piqi/kernel.hpp"
 
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
-
 namespace piqi {
 
 /// real = scale * (stored - zero_point), stored in [lowest, highest].
@@ -93,32 +89,13 @@ class BoundKernel : public Kernel {
 /// Below this many bytes of work, waking a pool costs more than it saves.
 constexpr size_t parallel_bytes = 64 * 1024;
 
-/// Tells the thread sanitizer of the synchronisation inside pthreadpool, which it cannot see: what was done
-/// before release() is visible behind an acquire() of the same address.
-inline void tsan_release([[maybe_unused]] const void* address) {
-#if defined(__SANITIZE_THREAD__)
-  __tsan_release(const_cast<void*>(address));
-#endif
-}
-inline void tsan_acquire([[maybe_unused]] const void* address) {
-#if defined(__SANITIZE_THREAD__)
-  __tsan_acquire(const_cast<void*>(address));
-#endif
-}
-
 /// Calls body(begin, count) for tiles of [0, range), in the pool or (nullptr) here. Never allocates.
 template <typename Body>
 void parallel_for(pthreadpool_t pool, size_t range, size_t tile, const Body& body) {
-  tsan_release(&body);
   pthreadpool_parallelize_1d_tile_1d(
       pool,
-      [](void* context, size_t begin, size_t count) {
-        tsan_acquire(context);
-        (*static_cast<const Body*>(context))(begin, count);
-        tsan_release(context);
-      },
+      [](void* context, size_t begin, size_t count) { (*static_cast<const Body*>(context))(begin, count); },
       const_cast<Body*>(&body), range, std::max<size_t>(tile, 1), 0);
-  tsan_acquire(&body);
 }
 
 /// 256 stored outputs, indexed by the stored input's bits; empty: identity.

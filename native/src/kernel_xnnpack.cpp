@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include "thread_pool_checks.hpp"
+
 namespace piqi {
 namespace {
 
@@ -87,6 +89,21 @@ void initialize_xnnpack() {
   if (status != xnn_status_success) {
     throw BackendError("XNNPACK cannot be initialised: status " + std::to_string(status));
   }
+}
+
+bool pool_is_interposed() {
+  static const bool interposed = [] {
+    initialize_xnnpack();
+    xnn_operator_t op = nullptr;
+    float value = 0;
+    check_xnnpack(xnn_create_clamp_nc_f32(1, 1, 1, 0.0f, 1.0f, 0, &op), "clamp");
+    const std::unique_ptr<xnn_operator, DeleteOperator> owner(op);
+    check_xnnpack(xnn_setup_clamp_nc_f32(op, 1, &value, &value, nullptr), "clamp");
+    const uint64_t before = parallel_calls();
+    check_xnnpack(xnn_run_operator(op, nullptr), "clamp");
+    return parallel_calls() > before;
+  }();
+  return interposed;
 }
 
 void check_xnnpack(xnn_status status, const std::string& label) {

@@ -5,6 +5,8 @@
 
 #include <thread>
 
+#include "thread_pool_checks.hpp"
+
 namespace piqi {
 namespace {
 
@@ -32,6 +34,11 @@ ThreadPool::ThreadPool(const Processor& processor) : cpus_(processor.cpus) {
     break;
   }
   if (processor.threads < 2) return;
+  if (!pool_is_interposed()) {
+    warning_ += (warning_.empty() ? "" : "; ") + std::string("processor ") + processor.letter +
+                ": another library loaded XNNPACK with a thread pool of its own, runs on a single thread";
+    return;
+  }
   // A thread inherits the affinity of the one that creates it.
   std::thread([&] {
     pin(cpus_);
@@ -48,14 +55,6 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::pin_this_thread() const {
   pin(cpus_);
-}
-
-void ThreadPool::rest() const {
-  if (!pool_) return;
-  // pthreadpool lets its workers spin for the next operation; this empty one ends with the order to sleep.
-  pthreadpool_parallelize_1d(
-      pool_, [](void*, size_t) {}, nullptr, pthreadpool_get_threads_count(pool_),
-      PTHREADPOOL_FLAG_YIELD_WORKERS);
 }
 
 }  // namespace piqi

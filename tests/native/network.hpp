@@ -228,10 +228,12 @@ inline std::shared_ptr<const piqi::Board> make_watched_board() {
 /// Buffers of all inputs, or all outputs, of a graph.
 class Frame {
  public:
-  Frame() = default;
   Frame(const Graph& graph, const std::vector<TensorId>& ids) {
     for (TensorId id : ids) buffers_.emplace_back(graph.tensor(id).size_bytes());
+    for (auto& buffer : buffers_) pointers_.push_back(buffer.data());
   }
+  Frame(Frame&&) = default;
+  Frame& operator=(Frame&&) = default;
   /// Inputs of random numbers.
   static Frame random(const Graph& graph, uint32_t seed) {
     Frame frame(graph, graph.inputs());
@@ -246,22 +248,15 @@ class Frame {
   }
   static Frame outputs(const Graph& graph) { return Frame(graph, graph.outputs()); }
 
-  /// Valid until the frame is copied, moved or gone.
-  const void* const* in() const { return pointers(); }
-  void* const* out() { return pointers(); }
+  const void* const* in() const { return pointers_.data(); }
+  void* const* out() { return pointers_.data(); }
   bool operator==(const Frame& other) const { return buffers_ == other.buffers_; }
-  void set_first(float value) { std::memcpy(buffers_.at(0).data(), &value, sizeof value); }
   const float* floats(size_t i) const { return reinterpret_cast<const float*>(buffers_.at(i).data()); }
   size_t count(size_t i) const { return buffers_.at(i).size() / sizeof(float); }
 
  private:
-  void* const* pointers() const {
-    pointers_.clear();
-    for (const auto& buffer : buffers_) pointers_.push_back(const_cast<uint8_t*>(buffer.data()));
-    return pointers_.data();
-  }
   std::vector<std::vector<uint8_t>> buffers_;
-  mutable std::vector<void*> pointers_;
+  std::vector<void*> pointers_;
 };
 
 /// What the uncut graph makes of a frame.

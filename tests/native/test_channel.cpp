@@ -1,6 +1,7 @@
 // The bounded queue between sub-graphs: order, bounds, conversion, errors, and an end to every wait.
 #include <atomic>
 #include <cstring>
+#include <ctime>
 #include <stdexcept>
 #include <thread>
 
@@ -247,6 +248,63 @@ TEST_CASE("each receiver reads in its own format; memory is counted") {
   }
 }
 
+TEST_CASE("announcements only say when to look: they deliver nothing, promise nothing and end") {
+  Channel channel("t", {1}, f32, 1);
+  channel.add_receiver(f32, 50us);
+  const auto now = [] { return Channel::Clock::now(); };
+  // Nothing comes: the deadline holds, whatever was announced.
+  for (const auto due : {now() - 1h, now(), now() + 1h}) {
+    channel.announce(due, true);
+    const auto start = now();
+    CHECK_THROWS_AS(channel.receive(0, nullptr, now() + 30ms), TimeoutError);
+    CHECK(now() - start < 10s);
+  }
+  // It comes long before or after it was announced for, or unannounced.
+  int32_t value = 0;
+  for (const auto error : {-20ms, 0ms, 20ms}) {
+    for (const bool wake : {true, false}) {
+      ++value;
+      std::thread sender([&] {
+        std::this_thread::sleep_for(10ms);
+        channel.announce(now() + 25ms + error, wake);
+        std::this_thread::sleep_for(25ms);
+        send(channel, value);
+      });
+      CHECK(take(channel, 0) == value);
+      sender.join();
+    }
+  }
+  std::thread closer([&] {
+    channel.announce(now() + 1h, true);
+    std::this_thread::sleep_for(20ms);
+    channel.close();
+  });
+  CHECK_THROWS_AS(channel.receive(0, nullptr), ClosedError);
+  closer.join();
+}
+
+TEST_CASE("a receiver does not burn its CPU for a frame that is late") {
+  Channel channel("t", {1}, f32, 1);
+  channel.add_receiver(f32, 50us);
+  std::thread sender([&] {
+    std::this_thread::sleep_for(5ms);
+    for (int i = 0; i < 10; ++i) {  // ten corrections, none of them true
+      channel.announce(Channel::Clock::now() + 1ms, i == 0);
+      std::this_thread::sleep_for(20ms);
+    }
+    send(channel, 1);
+  });
+  const auto cpu_time = [] {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return std::chrono::nanoseconds(std::chrono::seconds(time.tv_sec)).count() + time.tv_nsec;
+  };
+  const int64_t before = cpu_time();
+  CHECK(take(channel, 0) == 1);
+  CHECK(cpu_time() - before < 10'000'000);  // of 200 ms; it looks out for 60 us at a time
+  sender.join();
+}
+
 TEST_CASE("a sender and three receivers on threads of their own: nothing is lost, doubled or torn") {
   constexpr int frames = 3000;
   const Shape shape{1, 64};
@@ -254,8 +312,8 @@ TEST_CASE("a sender and three receivers on threads of their own: nothing is lost
   for (size_t capacity : {1, 3}) {
     Channel channel("t", shape, f32, capacity);
     channel.add_receiver(f32);
-    channel.add_receiver(f32);
-    channel.add_receiver(q8);
+    channel.add_receiver(f32, 20us);
+    channel.add_receiver(q8, 20us);
     std::atomic<int> wrong{0}, errors{0};
     const auto is_error = [](int frame) { return frame % 97 == 5; };
     std::vector<std::thread> receivers;
@@ -277,6 +335,7 @@ TEST_CASE("a sender and three receivers on threads of their own: nothing is lost
       });
     int sent_errors = 0;
     for (int frame = 0; frame < frames; ++frame) {
+      channel.announce(Channel::Clock::now() + std::chrono::microseconds(frame % 50), frame % 3 == 0);
       auto* const buffer = static_cast<float*>(channel.acquire());
       if (is_error(frame)) {
         channel.fail(std::make_exception_ptr(std::runtime_error("frame")));

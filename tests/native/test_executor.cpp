@@ -324,12 +324,12 @@ TEST_CASE("the timeout is a frame's, not that of an idle wait for one") {
     if (step == 0) std::this_thread::sleep_for(200ms);
   };
   const auto executor = fixture.start(options(1, 400ms));
-  const Frame inputs = Frame::random(*fixture.graph, 1);
+  const Frame inputs = Frame::random(*fixture.graph, 1), expected = uncut(fixture.graph, inputs);
   std::thread late([&] {
     std::this_thread::sleep_for(300ms);
     executor->submit(inputs.in());
   });
-  CHECK(receive(*executor) == uncut(fixture.graph, inputs));
+  CHECK(receive(*executor) == expected);
   late.join();
 }
 

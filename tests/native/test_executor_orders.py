@@ -32,14 +32,14 @@ ZOO = {
 
 
 class Subject:
-    """A network on L, B and G (two threads), and frames with their uncut results."""
+    """A network on L, B and G (`threads` of it), and frames with their uncut results."""
 
-    def __init__(self, networks: SimpleNamespace, model: Model) -> None:
+    def __init__(self, networks: SimpleNamespace, model: Model, threads: int = 1) -> None:
         self.networks = networks
         self.layer_count = model.layer_count
         graph = model.to_graph()
         cpu = [pn.Processor("L", "cpu", "xnnpack", [0], 1), pn.Processor("B", "cpu", "xnnpack", [1], 1)]
-        self.board = pn.Board("test", [*cpu, pn.Processor("G", "gpu", "xnnpack", [0, 1], 2, "B")])
+        self.board = pn.Board("test", [*cpu, pn.Processor("G", "gpu", "xnnpack", [0, 1], threads, "B")])
         self.manager = pn.GraphManager(graph, self.board)
         interpreter = pn.Interpreter(graph, 1)
         self.frames = [networks.frame(model, seed) for seed in range(4)]
@@ -80,7 +80,7 @@ def check_random_orders(subject: Subject, examples: int) -> None:
 
 
 def test_branches_skips_several_inputs_and_outputs(networks: SimpleNamespace) -> None:
-    check_random_orders(Subject(networks, networks.branched()), 400)
+    check_random_orders(Subject(networks, networks.branched(), threads=2), 400)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -92,4 +92,4 @@ def test_networks(networks: SimpleNamespace, name: str) -> None:
 
 def test_real_mobilenet(networks: SimpleNamespace, data_dir: Path) -> None:
     model = layers.assign_layers(import_model(data_dir / "models" / "mobilenet_v1_0.75_224.tflite"), "block")
-    check_random_orders(Subject(networks, model), 20)
+    check_random_orders(Subject(networks, model, threads=2), 20)

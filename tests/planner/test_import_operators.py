@@ -317,6 +317,12 @@ class TestErrors:
         with pytest.raises(ModelError, match=r"leaves the size of its axes \[1, 2\] open"):
             import_tflite(data, "model")
 
+    def test_input_of_another_type(self) -> None:
+        traced = tf.function(lambda x: x + 1).get_concrete_function(tf.TensorSpec((1, 4), tf.int64))
+        data = bytes(tf.lite.TFLiteConverter.from_concrete_functions([traced]).convert())
+        with pytest.raises(ModelError, match=r"input '.*' is int64 \(1, 4\), which is not supported"):
+            import_tflite(data, "model")
+
     def test_prelu_with_several_slopes(self) -> None:
         layer = tf.keras.layers.PReLU(shared_axes=[1, 2])
         layer.build((1, 4, 4, 3))

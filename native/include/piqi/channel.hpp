@@ -3,6 +3,7 @@
 
 #include <pthreadpool.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -38,13 +39,19 @@ class Channel {
 
   Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity);
 
-  /// Before use only. Returns the receiver's number.
-  size_t add_receiver(const Format& format);
+  /// Before use only. Returns the receiver's number. A receiver that runs beside the sender, not on the same
+  /// CPU, may name its `lead`: it then wakes up that long before an announced frame is due, and looks out for
+  /// it for some tens of microseconds, since waking up takes longer than the hand-over itself.
+  size_t add_receiver(const Format& format, std::chrono::nanoseconds lead = {});
 
   /// Sender: waits for a free buffer, until `deadline`, then throws TimeoutError. Then publish() it, or
   /// fail() it.
   void* acquire(Clock::time_point deadline = Clock::time_point::max());
   void publish();
+  /// Optional, from any thread: the next frame will be published at about this time. Once a receiver was
+  /// woken by an announcement, it finds those that correct it by itself, and waking it costs the announcer
+  /// its time.
+  void announce(Clock::time_point due, bool wake);
   void fail(std::exception_ptr error);
 
   struct Received {
@@ -74,10 +81,13 @@ class Channel {
   class Converter;
   struct Receiver {
     uint64_t taken = 0;                    // frames released so far
+    std::chrono::nanoseconds lead;         // zero: just waits
     std::shared_ptr<Converter> converter;  // null: reads in place
   };
   template <typename Condition>
   void wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, Condition condition);
+  void wait_for_frame(std::unique_lock<std::mutex>& lock, const Receiver& receiver,
+                      Clock::time_point deadline);
   void put(std::exception_ptr error);
 
   const std::string name_;
@@ -86,8 +96,10 @@ class Channel {
   const size_t size_bytes_;
   std::vector<Slot> slots_;
   std::vector<Receiver> receivers_;
-  uint64_t sent_ = 0;
-  bool closed_ = false;
+  std::atomic<uint64_t> sent_{0};  // these two are written under the mutex
+  std::atomic<bool> closed_{false};
+  uint64_t announced_ = 0;
+  Clock::time_point due_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
 };

@@ -19,11 +19,11 @@ class ThreadPool {
 
   /// Null where the processor has a single thread: work then runs on the calling thread.
   pthreadpool_t get() const { return pool_; }
+  /// The CPUs that its threads are pinned to; empty: any.
+  const std::vector<int>& cpus() const { return cpus_; }
   /// Pins the calling thread, which works beside the pool's own, to the processor's CPUs.
   void pin_this_thread() const;
-  /// Sends the workers to sleep, so that they do not spin beside the processor that works next.
-  void rest() const;
-  /// Empty where the threads are pinned as asked; else why they are not.
+  /// Empty where the threads are as asked; else what is different and why.
   const std::string& warning() const { return warning_; }
 
  private:
