@@ -49,6 +49,7 @@ std::shared_ptr<Kernel> KernelCache::get(const Graph& graph, const Operator& op)
 }
 
 void KernelCache::trim() {
+  arenas_->trim();
   const std::lock_guard lock(mutex_);
   for (auto it = entries_.begin(); it != entries_.end();)
     it = it->second.kernel.use_count() == 1 ? entries_.erase(it) : std::next(it);
@@ -56,7 +57,7 @@ void KernelCache::trim() {
 
 size_t KernelCache::memory_bytes() const {
   const std::lock_guard lock(mutex_);
-  size_t total = 0;
+  size_t total = arenas_->memory_bytes();
   for (const auto& [key, entry] : entries_) total += entry.kernel->memory_bytes();
   return total;
 }

@@ -51,7 +51,10 @@ size_t place_blocks(std::vector<Block>& blocks) {
 OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph, std::vector<OperatorId> operators,
                                    std::vector<TensorId> inputs, std::vector<TensorId> outputs,
                                    KernelCache& cache, bool keep_all)
-    : graph_(std::move(graph)), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
+    : graph_(std::move(graph)),
+      inputs_(std::move(inputs)),
+      outputs_(std::move(outputs)),
+      arenas_(cache.arenas()) {
   std::vector<bool> external(graph_->tensors().size());
   for (const auto& ids : {inputs_, outputs_})
     for (TensorId id : ids) external[id] = true;
@@ -73,7 +76,10 @@ OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph, std::vect
     nodes_.push_back(std::move(node));
   }
   place(keep_all);
-  for (Node& node : nodes_) resolve(node);
+}
+
+OperatorSequence::~OperatorSequence() {
+  release();
 }
 
 void OperatorSequence::place(bool keep_all) {
@@ -99,11 +105,17 @@ void OperatorSequence::place(bool keep_all) {
   blocks.erase(std::remove_if(blocks.begin(), blocks.end(),
                               [&](const Block& block) { return block_of[block.tensor] == npos; }),
                blocks.end());
-  arena_ = AlignedBuffer(place_blocks(blocks));
+  arena_bytes_ = place_blocks(blocks);
   data_.assign(root.size(), nullptr);
-  for (const Block& block : blocks) data_[block.tensor] = arena_.data() + block.offset;
+  std::vector<size_t> offset_of(root.size(), npos);
+  for (const Block& block : blocks) offset_of[block.tensor] = block.offset;
   for (TensorId id = 0; id < root.size(); ++id)
-    if (root[id] != id) data_[id] = data_[root[id]];
+    if (offset_of[root[id]] != npos) offsets_.emplace_back(id, offset_of[root[id]]);
+}
+
+void OperatorSequence::move_to(AlignedBuffer& arena) {
+  for (const auto& [tensor, offset] : offsets_) data_[tensor] = arena.data() + offset;
+  last_ = &arena;
 }
 
 void OperatorSequence::resolve(Node& node) {
@@ -123,8 +135,15 @@ void OperatorSequence::bind(const void* const* inputs, void* const* outputs) {
   // Inputs are only ever read; one table of plain pointers keeps the nodes simple.
   for (size_t i = 0; i < inputs_.size(); ++i) data_[inputs_[i]] = const_cast<void*>(inputs[i]);
   for (size_t i = 0; i < outputs_.size(); ++i) data_[outputs_[i]] = outputs[i];
+  if (!arena_) arena_ = arenas_->take(arena_bytes_, last_);
+  const bool moved = arena_.get() != last_;
+  if (moved) move_to(*arena_);
   for (Node& node : nodes_)
-    if (node.external) resolve(node);
+    if (node.external || moved) resolve(node);
+}
+
+void OperatorSequence::release() {
+  if (arena_) arenas_->give_back(std::move(arena_));
 }
 
 void OperatorSequence::run(size_t begin, size_t end, pthreadpool_t pool) {

@@ -5,19 +5,17 @@
 namespace piqi {
 
 void Recorder::add(const int64_t* row) {
-  if (rows_.empty()) return;
+  if (capacity_ == 0) return;
   const std::lock_guard lock(mutex_);
-  const size_t slot = committed_++ % (rows_.size() / width_);
-  std::copy(row, row + width_, rows_.begin() + static_cast<std::ptrdiff_t>(slot * width_));
+  std::copy_n(row, width_, &rows_[committed_++ % capacity_ * width_]);
 }
 
 std::vector<int64_t> Recorder::rows() const {
   const std::lock_guard lock(mutex_);
-  if (committed_ * width_ <= rows_.size())
-    return {rows_.begin(), rows_.begin() + static_cast<std::ptrdiff_t>(committed_ * width_)};
-  std::vector<int64_t> ordered = rows_;
-  const size_t oldest = committed_ % (rows_.size() / width_) * width_;
-  std::rotate(ordered.begin(), ordered.begin() + static_cast<std::ptrdiff_t>(oldest), ordered.end());
+  const size_t count = std::min<size_t>(committed_, capacity_);
+  std::vector<int64_t> ordered(count * width_);
+  for (size_t i = 0; i < count; ++i)
+    std::copy_n(&rows_[(committed_ - count + i) % capacity_ * width_], width_, &ordered[i * width_]);
   return ordered;
 }
 

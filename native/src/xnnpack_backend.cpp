@@ -26,8 +26,9 @@ class XnnpackSubGraph final : public PreparedSubGraph {
   void bind(const void* const* inputs, void* const* outputs) override { sequence_.bind(inputs, outputs); }
   void run_step(size_t step, pthreadpool_t pool) override {
     sequence_.run(step == 0 ? 0 : step_ends_[step - 1], step_ends_[step], pool);
+    if (step + 1 == step_ends_.size()) sequence_.release();
   }
-  size_t memory_bytes() const override { return sequence_.memory_bytes(); }
+  size_t memory_bytes() const override { return 0; }  // weights and arenas are the cache's
   void measure_kernels(bool enabled) override { sequence_.measure_kernels(enabled); }
   int64_t take_kernel_ns() override { return sequence_.take_kernel_ns(); }
 

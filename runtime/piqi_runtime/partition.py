@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import piqi_native
@@ -35,7 +36,7 @@ class Partition:
     scheme: Literal["per_channel", "per_tensor"]
     source_hash: str
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 of the content, in hex."""
         return content_hash(self.model)

@@ -24,6 +24,7 @@ class PreparedSubGraph {
   virtual void bind(const void* const* inputs, void* const* outputs) = 0;
   /// Runs a step; returns when the processor is done with it. Throws BackendError.
   virtual void run_step(size_t step, pthreadpool_t pool) = 0;
+  /// Memory of its own, besides what the KernelCache holds.
   virtual size_t memory_bytes() const = 0;
   /// True for a vendor's library, which may hang: it is then closed under supervision.
   virtual bool may_hang() const { return false; }
@@ -35,7 +36,8 @@ class PreparedSubGraph {
 class Backend {
  public:
   virtual ~Backend() = default;
-  /// `cache` shares packed weights between sub-graphs. Throws UnsupportedError, PartitionError, BackendError.
+  /// `cache` shares packed weights and arenas between sub-graphs. Throws UnsupportedError, PartitionError,
+  /// BackendError.
   virtual std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
                                                     const SubGraph& sub_graph, KernelCache& cache) = 0;
 };

@@ -21,7 +21,7 @@ class Interpreter {
   void run(const void* const* inputs, void* const* outputs);
   const void* data(TensorId tensor) const { return sequence_->data(tensor); }
   const Graph& graph() const { return *graph_; }
-  size_t memory_bytes() const { return cache_.memory_bytes() + sequence_->memory_bytes(); }
+  size_t memory_bytes() const { return cache_.memory_bytes(); }
 
  private:
   std::shared_ptr<const Graph> graph_;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "piqi/aligned_buffer.hpp"
@@ -20,12 +21,15 @@ class OperatorSequence {
   OperatorSequence(std::shared_ptr<const Graph> graph, std::vector<OperatorId> operators,
                    std::vector<TensorId> inputs, std::vector<TensorId> outputs, KernelCache& cache,
                    bool keep_all = false);
+  ~OperatorSequence();
 
+  /// Names the caller's buffers and takes an arena, until release(). Before run().
   void bind(const void* const* inputs, void* const* outputs);
   /// Runs operators [begin, end) of the sequence.
   void run(size_t begin, size_t end, pthreadpool_t pool);
+  /// Leaves the arena to others, with all that is in it.
+  void release();
   size_t size() const { return nodes_.size(); }
-  size_t memory_bytes() const { return arena_.size_bytes(); }
   /// Where a tensor of the sequence lies after run(); meaningful for every tensor with `keep_all`.
   const void* data(TensorId tensor) const;
   /// Time spent inside the kernels since the last call, in ns; measured only while enabled.
@@ -44,13 +48,18 @@ class OperatorSequence {
     pthreadpool_t pool = nullptr;
   };
   void place(bool keep_all);
+  void move_to(AlignedBuffer& arena);
   void resolve(Node& node);
 
   std::shared_ptr<const Graph> graph_;
   std::vector<TensorId> inputs_, outputs_;
   std::vector<Node> nodes_;
   std::vector<void*> data_;  // tensor -> where it lies; null: not of this sequence, or a constant
-  AlignedBuffer arena_;
+  std::vector<std::pair<TensorId, size_t>> offsets_;  // where a tensor lies in the arena
+  size_t arena_bytes_ = 0;
+  const std::shared_ptr<ArenaPool> arenas_;
+  ArenaPool::Arena arena_;               // null between frames
+  const AlignedBuffer* last_ = nullptr;  // the arena that `data_` points into
   bool measure_ = false;
   int64_t kernel_ns_ = 0;
 };

@@ -21,7 +21,7 @@ def published_tables(profile: ModelProfile) -> CostTables:
     was = state_left(profile)
     layer = layer_tables(profile, was)
     npu = profile.is_npu[:, None]
-    shrinking_ms = np.where(npu, profile.constants.npu_run_shrink * profile.run_ms, 0.0)
+    saved_ms = np.where(npu, profile.constants.npu_run_shrink * profile.run_ms, 0.0)
     beside_mw = np.where(npu, 0.0, profile.run_mw - profile.idle_power_mw)
     side = tuple(s for s in profile.constants.side_layers if s.layer < profile.layer_count)
     move, late = _move_tables(profile, was)
@@ -42,7 +42,7 @@ def published_tables(profile: ModelProfile) -> CostTables:
         layer=layer,
         move=move,
         tail=(profile.unload_ms.T, (profile.unload_ms * profile.run_mw).T / 1e3),
-        shrinking=(shrinking_ms.T, (shrinking_ms * profile.run_mw).T / 1e3),
+        saved=(saved_ms.T.copy(), (saved_ms * profile.run_mw).T / 1e3),
         close=close,
         close_key=np.unique(profile.output_ms[was], return_inverse=True)[1].reshape(was.shape),
         late=late,

@@ -2,46 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from piqi_planner.profile import SideLayer
 from piqi_planner.profile.model import Floats, Indices
+from piqi_planner.profile.published import SideLayer
 
+Bools = npt.NDArray[np.bool_]
 #: States of layer L - 2, layer L - 1 and layer 0 (arrays that broadcast) -> ms and mJ of the output and input phases
 Close = Callable[[Indices, Indices, Indices], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
 class CostTables:
-    """L layers, S states, P processors, C indices of a host; every pair of tables is (ms, mJ).
+    """L layers, S states, P processors, C frequency indices; every pair of tables is (ms, mJ).
 
-    - `layer` [L, S, S]: of layer i in its state (last axis), given layer i - 1's; NPU: the first of its run, alone.
-      Row 0 depends on layer 0's own state only.
+    - `layer` [L, S, S]: of layer i in its state (last axis), given layer i - 1's. An NPU layer's is that of a run of
+      one, with the load only where its run begins. Row 0 depends on layer 0's state alone.
     - `move` [L, S, S]: the transfer into layer i; row 0 is zero.
-    - `tail` [L, S]: paid where an NPU run ends behind layer i.
-    - `shrinking` [L, S]: what is saved of an NPU layer's cost for each other layer of its run.
-    - `late` [L, C, P, P], with `left_host` [S]: a transfer from a GPU layer i - 1 into layer i, which depends on the
-      host index that layer i - 2 left; None: the host index requested by layer i - 1 counts, and is in `move`.
-    - `side_mj` layer -> [S, S]: energy of a side layer where it runs beside the main branch, at no time.
-    - `close`: input and output phases. `close_key` [S, S]: two states of layer L - 2 (first axis) with the same key
-      cost the same; None: it does not matter.
+    - `tail` [L, S]: paid where an NPU run ends with layer i; zero for other processors.
+    - `saved` [L, S]: what each other layer of its run saves an NPU layer; zero for other processors.
+    - `late` [L, C, P, P], with `left_host` [S]: the transfer out of a GPU layer i - 1, which depends on the index at
+      which layer i - 2 left the GPU's host. None: what layer i - 1 asked for counts, and is in `move`.
+    - `side_mj`: side layer -> [S, S]: its energy where it runs beside a main branch that is not on an NPU. It costs
+      nothing on an NPU or beside one, and never time.
+    - `close`: the output and input phases. `close_key` [S, S]: equal where it matters not in which of two states
+      (first axis) layer L - 2 was; None: it never matters.
     """
 
     layer_count: int
     processor_of: Indices
-    is_npu: npt.NDArray[np.bool_]
+    is_npu: Bools
     layer: tuple[Floats, Floats]
     move: tuple[Floats, Floats]
     tail: tuple[Floats, Floats]
-    shrinking: tuple[Floats, Floats]
+    saved: tuple[Floats, Floats]
     close: Close
     close_key: Indices | None = None
     late: tuple[Floats, Floats] | None = None
     left_host: Indices | None = None
-    own_host: Indices | None = None
     side_layers: tuple[SideLayer, ...] = ()
-    side_mj: dict[int, Floats] | None = None
+    side_mj: Mapping[int, Floats] = field(default_factory=dict)
+
+    @cached_property
+    def side_rules(self) -> dict[int, tuple[tuple[int, int], ...]]:
+        """Side layer -> (branch point, layer of the main branch), the first that holds counts."""
+        return {side.layer: side.beside for side in self.side_layers}
+
+    @cached_property
+    def late_layers(self) -> Bools:
+        """[L]: into which layers a transfer is in `late`."""
+        if self.late is None:
+            return np.zeros(self.layer_count, bool)
+        return np.asarray((self.late[0] != 0).any(axis=(1, 2, 3)))
+
+    @cached_property
+    def processor_changes(self) -> Bools:
+        """[S, S]: whether two states are on different processors."""
+        return np.asarray(self.processor_of[:, None] != self.processor_of)
+
+    @cached_property
+    def pairs(self) -> tuple[Floats, Floats]:
+        """[L, S, S]: all that layer i costs, with the tail of a run that layer i - 1 ends, given both states.
+
+        Without `late`, without what side layers cost themselves; with the tail of the last layer.
+        """
+        return self._pairs(0), self._pairs(1)
+
+    def _pairs(self, which: int) -> Floats:
+        pairs = self.move[which] + self.layer[which]
+        for layer in range(self.layer_count):
+            if layer in self.side_rules:
+                pairs[layer] = self.move[which][layer]
+            if layer and layer - 1 not in self.side_rules:
+                pairs[layer] += self.tail[which][layer - 1][:, None] * self.processor_changes
+        if self.layer_count - 1 not in self.side_rules:
+            pairs[-1] += self.tail[which][-1]
+        return pairs

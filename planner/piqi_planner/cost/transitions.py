@@ -25,6 +25,16 @@ def state_left(profile: ModelProfile) -> Indices:
     return found
 
 
+def _frequencies_left(profile: ModelProfile, state: State) -> dict[str, int]:
+    """Letter -> index, of the processors whose frequency a layer in `state` sets."""
+    processor = profile.processors[state.processor]
+    if processor.kind == "cpu" or processor.host is None:
+        return {processor.letter: state.own}
+    if processor.kind == "npu":
+        return {processor.host: state.own}
+    return {processor.letter: state.own, processor.host: state.host}
+
+
 def host_left(profile: ModelProfile) -> Indices:
     """[S]: the index at which a state's layer leaves the CPU that hosts the GPU; 0 if it does not use it."""
     hosts = [p.host for p in profile.processors if p.kind == "gpu" and p.host]

@@ -1,0 +1,1 @@
+"""Searches for Pareto-optimal run configurations under accuracy floors."""
