@@ -37,6 +37,7 @@ def balanced_cut(model: Model, on: pn.Board, manager: pn.GraphManager, inputs: d
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -5,11 +5,11 @@
 
 namespace piqi {
 
-ArenaPool::Arena ArenaPool::take(size_t size_bytes, const AlignedBuffer* last) {
+ArenaPool::Arena ArenaPool::take(size_t size_bytes, const uint8_t* last) {
   const std::lock_guard lock(mutex_);
   largest_ = std::max(largest_, size_bytes);
   auto found =
-      std::find_if(free_.begin(), free_.end(), [&](const Arena& arena) { return arena.get() == last; });
+      std::find_if(free_.begin(), free_.end(), [&](const Arena& arena) { return arena->data() == last; });
   if (found == free_.end() || (*found)->size_bytes() < size_bytes)
     found = std::find_if(free_.begin(), free_.end(),
                          [&](const Arena& arena) { return arena->size_bytes() >= size_bytes; });

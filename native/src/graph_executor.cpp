@@ -216,8 +216,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
 
   void prepare() {
     const CutGraph& cut = setup_->cut;
+    const bool alone = one_at_a_time();
     for (size_t i = 0; i < stages_.size(); ++i) {
       stages_[i]->prepared = setup_->manager->take(cut.sub_graphs[i]);
+      stages_[i]->prepared->share_memory(alone);
       stages_[i]->prepared->measure_kernels(setup_->options.measure_kernels);
     }
     const Graph& graph = setup_->manager->graph();
@@ -232,10 +234,22 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     submitted_ns_.resize(setup_->options.frames_in_flight);
   }
 
+  // True if no two sub-graphs ever run at once: a single frame, and each waits for the one before it.
+  bool one_at_a_time() const {
+    std::vector<bool> waits(stages_.size());
+    waits[0] = true;
+    for (const Edge& edge : setup_->cut.edges)
+      for (size_t receiver : edge.receivers)
+        if (receiver != npos && edge.sender != npos && receiver == edge.sender + 1) waits[receiver] = true;
+    return setup_->options.frames_in_flight == 1 &&
+           std::find(waits.begin(), waits.end(), false) == waits.end();
+  }
+
   void give_back(size_t index) {
     Stage& stage = *stages_[index];
     if (!stage.prepared) return;
     stage.prepared->measure_kernels(false);
+    stage.prepared->share_memory(true);
     setup_->manager->give_back(setup_->cut.sub_graphs[index], std::move(stage.prepared));
   }
 

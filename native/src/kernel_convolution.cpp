@@ -1,4 +1,5 @@
-// Convolutions and fully connected operators: XNNPACK, weights packed at creation.
+// Convolutions and fully connected operators: XNNPACK, or loops of ours where they are faster; weights packed
+// at creation.
 #include <tuple>
 
 #include "kernel_xnnpack.hpp"
@@ -70,6 +71,13 @@ auto zero_point_and_scale(const Weights& weights) {
   };
 }
 
+/// Whether the loops of ours may take it: float32, and a clamp that XNNPACK would not refuse.
+bool is_plain_float(const OperatorView& view) {
+  if (!view.is_float()) return false;
+  view.require_same_types(2);
+  return view.parameters().clamp_min < view.parameters().clamp_max;
+}
+
 /// A convolution of a `batch` of `height` x `width` images.
 template <typename Geometry>
 std::shared_ptr<Kernel> make_conv(const OperatorView& view, const Geometry& geometry, size_t channels,
@@ -102,6 +110,15 @@ std::shared_ptr<Kernel> make_convolution(const OperatorView& view) {
   const Shape &x = view.input(0).shape, &w = view.input(1).shape, &y = view.output().shape;
   const bool depthwise = view.op.kind == OperatorKind::DepthwiseConv2d;
   const size_t groups = depthwise ? x[3] : p.groups;
+  if (is_plain_float(view)) {
+    const bool padded = p.pad_top + p.pad_bottom + p.pad_left + p.pad_right > 0;
+    const bool pointwise = !depthwise && groups == 1 && w[1] == 1 && w[2] == 1 && p.stride_height == 1 &&
+                           p.stride_width == 1 && !padded;
+    const auto kernel = depthwise   ? make_depthwise(view)
+                        : pointwise ? make_pointwise(view, x[0] * x[1] * x[2], x[3], y[3])
+                                    : nullptr;
+    if (kernel) return kernel;
+  }
   const auto geometry =
       std::make_tuple(u32(p.pad_top), u32(p.pad_right), u32(p.pad_bottom), u32(p.pad_left), u32(w[1]),
                       u32(w[2]), u32(p.stride_height), u32(p.stride_width), u32(p.dilation_height),
@@ -117,6 +134,9 @@ std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view) {
     const auto geometry =
         std::make_tuple(0u, 0u, 0u, 0u, 1u, 1u, 1u, 1u, 1u, 1u, 1u, inputs, outputs, inputs, outputs);
     return make_conv(view, geometry, outputs, batch, 1, 1, 0);
+  }
+  if (is_plain_float(view)) {
+    if (const auto kernel = make_pointwise(view, batch, inputs, outputs)) return kernel;
   }
   const auto geometry = std::make_tuple(inputs, outputs, inputs, outputs);
   const Weights weights = weights_of(view, outputs);

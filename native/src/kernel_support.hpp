@@ -125,6 +125,10 @@ std::shared_ptr<Kernel> make_transpose_convolution(const OperatorView& view);
 /// Of int8 with a weight scale for each channel.
 std::shared_ptr<Kernel> make_exact_transpose_convolution(const OperatorView& view);
 std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view);
+/// float32 [rows, depth] by the weights (input 1) [columns, depth]. nullptr without AVX-512: XNNPACK's turn.
+std::shared_ptr<Kernel> make_pointwise(const OperatorView& view, size_t rows, size_t depth, size_t columns);
+/// float32, 3x3, no strides, one output a channel. nullptr for others and without AVX-512: XNNPACK's turn.
+std::shared_ptr<Kernel> make_depthwise(const OperatorView& view);
 std::shared_ptr<Kernel> make_binary(const OperatorView& view);
 std::shared_ptr<Kernel> make_unary(const OperatorView& view);
 std::shared_ptr<Kernel> make_lookup(const OperatorView& view);

@@ -115,7 +115,7 @@ void OperatorSequence::place(bool keep_all) {
 
 void OperatorSequence::move_to(AlignedBuffer& arena) {
   for (const auto& [tensor, offset] : offsets_) data_[tensor] = arena.data() + offset;
-  last_ = &arena;
+  last_ = arena.data();
 }
 
 void OperatorSequence::resolve(Node& node) {
@@ -136,7 +136,7 @@ void OperatorSequence::bind(const void* const* inputs, void* const* outputs) {
   for (size_t i = 0; i < inputs_.size(); ++i) data_[inputs_[i]] = const_cast<void*>(inputs[i]);
   for (size_t i = 0; i < outputs_.size(); ++i) data_[outputs_[i]] = outputs[i];
   if (!arena_) arena_ = arenas_->take(arena_bytes_, last_);
-  const bool moved = arena_.get() != last_;
+  const bool moved = arena_->data() != last_;
   if (moved) move_to(*arena_);
   for (Node& node : nodes_)
     if (node.external || moved) resolve(node);

@@ -26,9 +26,13 @@ class XnnpackSubGraph final : public PreparedSubGraph {
   void bind(const void* const* inputs, void* const* outputs) override { sequence_.bind(inputs, outputs); }
   void run_step(size_t step, pthreadpool_t pool) override {
     sequence_.run(step == 0 ? 0 : step_ends_[step - 1], step_ends_[step], pool);
-    if (step + 1 == step_ends_.size()) sequence_.release();
+    if (shared_ && step + 1 == step_ends_.size()) sequence_.release();
   }
   size_t memory_bytes() const override { return 0; }  // weights and arenas are the cache's
+  void share_memory(bool shared) override {
+    shared_ = shared;
+    if (shared) sequence_.release();
+  }
   void measure_kernels(bool enabled) override { sequence_.measure_kernels(enabled); }
   int64_t take_kernel_ns() override { return sequence_.take_kernel_ns(); }
 
@@ -36,6 +40,7 @@ class XnnpackSubGraph final : public PreparedSubGraph {
   std::vector<Format> input_formats_, output_formats_;
   std::vector<size_t> step_ends_;
   OperatorSequence sequence_;
+  bool shared_ = true;
 };
 
 class XnnpackBackend final : public Backend {

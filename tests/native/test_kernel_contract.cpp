@@ -1,8 +1,5 @@
 // What every kernel promises: it works on any buffers and pools, allocates nothing after its first setup(),
 // reads at most extra_bytes behind a buffer, and gives the same bits with any number of threads.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include "allocation_counter.hpp"
 #include "kernel_case.hpp"
 
@@ -117,32 +114,6 @@ std::vector<Contract> contracts(DataType type) {
   }
   return all;
 }
-
-/// Memory whose last readable byte is the last of the buffer's extra_bytes.
-class GuardedBuffer {
- public:
-  explicit GuardedBuffer(const Buffer& contents) {
-    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t size = (contents.size() + 63) / 64 * 64;  // starts aligned, so the slack lies inside
-    const size_t readable = (size + piqi::extra_bytes + page - 1) / page * page;
-    mapped_ = readable + page;
-    base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    REQUIRE(base_ != MAP_FAILED);
-    auto* const bytes = static_cast<uint8_t*>(base_);
-    REQUIRE(mprotect(bytes + readable, page, PROT_NONE) == 0);
-    data_ = bytes + readable - piqi::extra_bytes - size;
-    std::memcpy(data_, contents.data(), contents.size());
-  }
-  GuardedBuffer(const GuardedBuffer&) = delete;
-  GuardedBuffer& operator=(const GuardedBuffer&) = delete;
-  ~GuardedBuffer() { munmap(base_, mapped_); }
-  uint8_t* data() const { return data_; }
-
- private:
-  void* base_ = nullptr;
-  size_t mapped_ = 0;
-  uint8_t* data_ = nullptr;
-};
 
 struct Buffers {
   std::vector<std::unique_ptr<GuardedBuffer>> owned;

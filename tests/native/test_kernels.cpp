@@ -1,4 +1,8 @@
 // Kernels that multiply and sum, against straightforward loops in double precision.
+#include <pthreadpool.h>
+
+#include <limits>
+
 #include "kernel_case.hpp"
 
 namespace piqi_test {
@@ -87,6 +91,38 @@ void check_convolution(uint32_t seed, DataType type, bool depthwise) {
   random.check(depthwise ? OperatorKind::DepthwiseConv2d : OperatorKind::Conv2d, p);
 }
 
+/// Runs the kernel without a pool, then on `threads`: the same bits, right values, nothing behind the end.
+void check_threads(KernelCase& random, OperatorKind kind, const OperatorParameters& p) {
+  INFO(piqi::to_string(kind) << " " << random.describe());
+  const auto kernel = random.make(kind, p);
+  const Buffer& out = random.outputs()[0]->buffer;
+  kernel->setup(random.input_pointers().data(), random.output_pointers().data(), nullptr);
+  kernel->run(nullptr);
+  random.compare(p, 0);
+  const std::vector<uint8_t> alone(out.data(), out.data() + out.size());
+  for (size_t threads : {2u, 3u}) {
+    const std::unique_ptr<pthreadpool, void (*)(pthreadpool_t)> pool(pthreadpool_create(threads),
+                                                                     pthreadpool_destroy);
+    std::memset(out.data(), 0xFF, out.size());
+    kernel->setup(random.input_pointers().data(), random.output_pointers().data(), pool.get());
+    kernel->run(pool.get());
+    CHECK(std::memcmp(out.data(), alone.data(), out.size()) == 0);
+    CHECK(out.is_intact());
+  }
+}
+
+void check_pointwise(uint32_t seed, const Shape& in, size_t columns) {
+  KernelCase random(seed);
+  const OperatorParameters p = with_random_clamp(random);
+  const Window one{0, 0, 1, 1, 1, in[1]}, other{0, 0, 1, 1, 1, in[2]};
+  Value& x = random.input(in, DataType::Float32);
+  Value& weights = random.weights({columns, 1, 1, in[3]}, DataType::Float32, 0, false);
+  const Value* const bias = seed % 3 ? &random.bias(columns, x, weights) : nullptr;
+  random.output({in[0], in[1], in[2], columns}, DataType::Float32,
+                convolve(x, weights, bias, one, other, columns, 1, false));
+  check_threads(random, OperatorKind::Conv2d, p);
+}
+
 }  // namespace
 
 TEST_CASE("convolution") {
@@ -97,6 +133,113 @@ TEST_CASE("convolution") {
 TEST_CASE("depthwise convolution") {
   for (DataType type : all_types)
     for (uint32_t seed = 0; seed < 150; ++seed) check_convolution(seed, type, true);
+}
+
+TEST_CASE("pointwise convolution: every remainder of rows, columns and depth, any number of threads") {
+  for (size_t rows = 1; rows <= 30; ++rows) check_pointwise(static_cast<uint32_t>(rows), {1, 1, rows, 7}, 48);
+  for (size_t columns = 1; columns <= 100; ++columns)
+    check_pointwise(static_cast<uint32_t>(columns), {1, 3, 5, columns % 5 + 1}, columns);
+  for (uint32_t seed = 0; seed < 40; ++seed) {
+    KernelCase random(seed);
+    check_pointwise(seed, {random.size(1, 3), random.size(1, 12), random.size(1, 12), random.size(1, 90)},
+                    random.size(1, 130));
+  }
+  // Several tiles of rows, and panels that are shared out.
+  check_pointwise(1, {2, 23, 19, 100}, 65);
+  check_pointwise(2, {1, 7, 7, 400}, 115);
+  check_pointwise(3, {1, 1, 1, 1500}, 300);
+  check_pointwise(4, {1, 3, 5, 9000}, 17);
+}
+
+TEST_CASE("depthwise 3x3 convolution: every remainder, padding on any side, any number of threads") {
+  for (uint32_t seed = 0; seed < 300; ++seed) {
+    KernelCase random(seed);
+    const size_t height = random.size(1, 13), width = random.size(1, 13), stride = random.size(1, 2);
+    const size_t channels = random.size(1, 50), batch = random.size(1, 2);
+    OperatorParameters p = with_random_clamp(random);
+    const Window h = random_window(random, height, 3, stride, 1),
+                 w = random_window(random, width, 3, stride, 1);
+    set_windows(&p, h, w);
+    Value& x = random.input({batch, height, width, channels}, DataType::Float32);
+    Value& weights = random.weights({1, 3, 3, channels}, DataType::Float32, 3, false);
+    const Value* const bias = seed % 3 ? &random.bias(channels, x, weights) : nullptr;
+    random.output({batch, h.output, w.output, channels}, DataType::Float32,
+                  convolve(x, weights, bias, h, w, channels, channels, true));
+    check_threads(random, OperatorKind::DepthwiseConv2d, p);
+  }
+  KernelCase random(1);  // large enough for a pool
+  const Window w{1, 1, 3, 1, 1, 56};
+  OperatorParameters p;
+  set_windows(&p, w, w);
+  Value& x = random.input({1, 56, 56, 40}, DataType::Float32);
+  Value& weights = random.weights({1, 3, 3, 40}, DataType::Float32, 3, false);
+  random.output({1, 56, 56, 40}, DataType::Float32, convolve(x, weights, nullptr, w, w, 40, 40, true));
+  check_threads(random, OperatorKind::DepthwiseConv2d, p);
+}
+
+TEST_CASE("convolutions read no further than extra_bytes and write no further than their output") {
+  for (const bool depthwise : {false, true}) {
+    for (size_t channels : {1u, 15u, 16u, 24u, 33u, 48u}) {
+      KernelCase random(static_cast<uint32_t>(channels));
+      const size_t border = depthwise ? 1 : 0, taps = depthwise ? 3 : 1;
+      const Window w{border, border, taps, 1, 1, 7};
+      OperatorParameters p;
+      set_windows(&p, w, w);
+      Value& x = random.input({1, 7, 7, channels}, DataType::Float32);
+      const Shape shape = depthwise ? Shape{1, 3, 3, channels} : Shape{channels, 1, 1, channels};
+      Value& weights = random.weights(shape, DataType::Float32, 0, false);
+      Value& y =
+          random.output({1, 7, 7, channels}, DataType::Float32,
+                        convolve(x, weights, nullptr, w, w, channels, depthwise ? channels : 1, depthwise));
+      const auto kernel = random.make(depthwise ? OperatorKind::DepthwiseConv2d : OperatorKind::Conv2d, p);
+      const GuardedBuffer in(x.buffer), out(y.buffer);
+      const void* const input = in.data();
+      void* const output = out.data();
+      kernel->setup(&input, &output, nullptr);
+      kernel->run(nullptr);
+      std::memcpy(y.buffer.data(), out.data(), y.buffer.size());
+      random.compare(p, 0);
+    }
+  }
+}
+
+TEST_CASE("infinities and NaN pass through a clamp as they do in XNNPACK") {
+  // Convolutions with strides are XNNPACK's; this one makes every second row of what no stride makes.
+  for (const bool depthwise : {false, true}) {
+    for (uint32_t seed = 0; seed < 12; ++seed) {
+      const size_t channels = 20, taps = depthwise ? 3 : 1;
+      std::vector<float> results[2];
+      for (size_t stride : {1u, 2u}) {
+        KernelCase random(seed);
+        OperatorParameters p = with_random_clamp(random);
+        const Window w{0, 0, taps, 1, 1, 10 - taps + 1}, h{0, 0, taps, stride, 1, (10 - taps) / stride + 1};
+        set_windows(&p, h, w);
+        Value& x = random.input({1, 10, 10, channels}, DataType::Float32);
+        constexpr float infinity = std::numeric_limits<float>::infinity();
+        const float special[] = {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()};
+        for (size_t i = 0; i < 12; ++i)
+          reinterpret_cast<float*>(x.buffer.data())[random.size(0, 100 * channels - 1)] = special[i % 3];
+        random.weights(depthwise ? Shape{1, 3, 3, channels} : Shape{channels, 1, 1, channels},
+                       DataType::Float32, 0, false);
+        Value& y = random.output({1, h.output, w.output, channels}, DataType::Float32);
+        const auto kernel = random.make(depthwise ? OperatorKind::DepthwiseConv2d : OperatorKind::Conv2d, p);
+        kernel->setup(random.input_pointers().data(), random.output_pointers().data(), nullptr);
+        kernel->run(nullptr);
+        const auto* const row = reinterpret_cast<const float*>(y.buffer.data());
+        for (size_t r = 0; r < h.output; r += 3 - stride)
+          results[stride - 1].insert(results[stride - 1].end(), row + r * w.output * channels,
+                                     row + (r + 1) * w.output * channels);
+      }
+      REQUIRE(results[0].size() == results[1].size());
+      size_t differing = 0;
+      for (size_t i = 0; i < results[0].size(); ++i) {
+        const float a = results[0][i], b = results[1][i];
+        const bool equal = a == b || (std::isnan(a) && std::isnan(b)) || std::abs(a - b) <= 1e-5f;
+        differing += equal ? 0 : 1;
+      }
+      CHECK(differing == 0);
+    }
+  }
 }
 
 TEST_CASE("depthwise convolution of one channel into several") {

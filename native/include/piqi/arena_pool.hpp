@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -15,8 +16,10 @@ class ArenaPool {
  public:
   using Arena = std::unique_ptr<AlignedBuffer>;
 
-  /// An arena of at least that size: `last`, if it is free, so that what points into it may stay as it is.
-  Arena take(size_t size_bytes, const AlignedBuffer* last);
+  /// An arena of at least that size: the one whose memory begins at `last`, if it is free, so that what
+  /// points into it may stay as it is. An address, since the arena it was may have gone and another have come
+  /// in its place.
+  Arena take(size_t size_bytes, const uint8_t* last);
   void give_back(Arena arena);
   /// Frees what is not in use.
   void trim();

@@ -26,6 +26,8 @@ class PreparedSubGraph {
   virtual void run_step(size_t step, pthreadpool_t pool) = 0;
   /// Memory of its own, besides what the KernelCache holds.
   virtual size_t memory_bytes() const = 0;
+  /// Whether its working memory may be others' between frames (true until told otherwise).
+  virtual void share_memory(bool /*shared*/) {}
   /// True for a vendor's library, which may hang: it is then closed under supervision.
   virtual bool may_hang() const { return false; }
   /// Time inside the kernels since the last call, in ns, where the backend can tell it apart from its own.

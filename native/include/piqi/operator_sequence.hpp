@@ -58,8 +58,8 @@ class OperatorSequence {
   std::vector<std::pair<TensorId, size_t>> offsets_;  // where a tensor lies in the arena
   size_t arena_bytes_ = 0;
   const std::shared_ptr<ArenaPool> arenas_;
-  ArenaPool::Arena arena_;               // null between frames
-  const AlignedBuffer* last_ = nullptr;  // the arena that `data_` points into
+  ArenaPool::Arena arena_;         // null between frames
+  const uint8_t* last_ = nullptr;  // begin of the arena that `data_` points into
   bool measure_ = false;
   int64_t kernel_ns_ = 0;
 };

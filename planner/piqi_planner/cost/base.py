@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ class Costs:
     def power_mw(self) -> Floats:
         """Average power in mW [n]: energy over latency."""
         return self.energy_mj / self.latency_ms * 1e3
+
+    def take(self, rows: npt.NDArray[Any]) -> Costs:
+        """Of some of the run configurations."""
+        return Costs(self.latency_ms[rows], self.energy_mj[rows])
 
 
 class CostModel:
@@ -74,7 +79,9 @@ class CostModel:
         processors = tables.processor_of.take(states)
         beside = {layer: self._add_side_layer(layer, states, processors, ms, mj) for layer in tables.side_rules}
         if self._saves:
-            self._subtract_saved(states, processors, beside, ms, mj)
+            self._subtract_saved(states, processors, beside if tables.side_free else {}, ms, mj)
+        if tables.skip_load or tables.skip_unload:
+            self._add_skips(states, processors, ms, mj)
         if tables.late_layers.any():
             self._add_late(states, processors, ms, mj)
         return ms, mj
@@ -92,10 +99,23 @@ class CostModel:
         pair = (states[layer - 1], states[layer])
         ends = npu if layer == tables.layer_count - 1 else npu & (processors[layer] != processors[layer + 1])
         for total, which in ((ms, 0), (mj, 1)):
-            alone = tables.layer[which][layer][pair] + ends * tables.tail[which][layer].take(states[layer])
-            total += np.where(beside, 0.0, alone)
-        mj += np.where(beside & ~free, tables.side_mj[layer][pair], 0.0)
+            tail = np.where(ends, tables.tail[which][layer].take(states[layer]), 0.0)
+            aside = tables.side[layer][which][pair]
+            aside = np.where(free, 0.0, aside) if tables.side_free else aside + tail
+            total += np.where(beside, aside, tables.layer[which][layer][pair] + tail)
         return beside
+
+    def _add_skips(self, states: Indices, processors: Indices, ms: Floats, mj: Floats) -> None:
+        """What is loaded and unloaded beside the chain, at the borders of NPU runs."""
+        npus = self.tables.is_npu.take(states)
+        joins = npus[1:] & (processors[1:] == processors[:-1])  # layer i + 1 continues layer i's run
+        for skips, place, inside in ((self.tables.skip_load, 1, -1), (self.tables.skip_unload, 0, 0)):
+            for skip, costs in skips.items():
+                around = joins[skip[0] : skip[1]]
+                paid = around[inside] & ~around.all(axis=0)
+                state = states[skip[place]][paid]
+                ms[paid] += costs[0].take(state)
+                mj[paid] += costs[1].take(state)
 
     def _subtract_saved(
         self, states: Indices, processors: Indices, beside: dict[int, Bools], ms: Floats, mj: Floats

@@ -80,6 +80,7 @@ class ChainBuilder:
                 raise ConfigurationError(f"the mask needs states {'on' if masked else 'off'} the NPU, there is none")
         name = usable.tobytes()
         others = _other_run_layers(mask)
+        skipped = self._skipped(mask)
         steps: list[_Step] = []
         for layer in range(tables.layer_count):
             key = (name, layer, mask[self._history(layer) : layer + 1].tobytes(), self._mains(layer, mask))
@@ -91,13 +92,16 @@ class ChainBuilder:
             if others[layer]:
                 count = others[layer]
                 step = replace(step, ms=step.ms - count * step.saved_ms, mj=step.mj - count * step.saved_mj)
+            for skip_ms, skip_mj in skipped.get(layer, ()):
+                state = step.nodes.state
+                step = replace(step, ms=step.ms + skip_ms[state], mj=step.mj + skip_mj[state])
             steps.append(step)
-        key = (name, mask[-2:].tobytes(), bool(mask[0]), self._history(0))
-        close = self._closes.get(key)
+        ends = (name, mask[-3:].tobytes(), bool(mask[0]))
+        close = self._closes.get(ends)
         if close is None:
             close = self._close(steps[-1].nodes, steps[0].nodes)
             if close[0].size <= MAX_CACHED_ENTRIES:
-                self._closes[key] = close
+                self._closes[ends] = close
         return Chain(
             nodes=[step.nodes.state for step in steps],
             time=[np.empty((0, 0)), *(step.ms for step in steps[1:])],
@@ -107,6 +111,16 @@ class ChainBuilder:
             close_time=close[0],
             close_energy=close[1],
         )
+
+    def _skipped(self, mask: Bools) -> dict[int, list[tuple[Floats, Floats]]]:
+        """Layer -> what is loaded or unloaded there beside the chain, by its state."""
+        paid: dict[int, list[tuple[Floats, Floats]]] = {}
+        for skips, place, inside in ((self._tables.skip_load, 1, -1), (self._tables.skip_unload, 0, 1)):
+            for skip, costs in skips.items():
+                end = skip[place]
+                if mask[end] and mask[end + inside] and not mask[skip[0] : skip[1] + 1].all():
+                    paid.setdefault(end, []).append(costs)
+        return paid
 
     def _carried(self, layer: int) -> list[int]:
         """Branch points before a layer that a side layer behind it looks at."""
@@ -140,13 +154,13 @@ class ChainBuilder:
         ms, mj = (pairs[layer][pair] for pairs in tables.pairs)
         saved_ms, saved_mj = (np.broadcast_to(table[layer][nodes.state], ms.shape) for table in tables.saved)
         if tables.late is not None and tables.late_layers[layer]:
-            ends = tables.processor_of[before.state][:, None], tables.processor_of[nodes.state]
-            ms = ms + tables.late[0][layer][before.host[:, None], *ends]
-            mj = mj + tables.late[1][layer][before.host[:, None], *ends]
+            left = before.host[:, None], tables.processor_of[before.state][:, None], tables.processor_of[nodes.state]
+            ms, mj = ms + tables.late[0][layer][left], mj + tables.late[1][layer][left]
         if layer in tables.side_rules:
             beside, own_ms, own_mj = self._side_layer(layer, mask, before, nodes)
             ms, mj = ms + own_ms, mj + own_mj
-            saved_ms, saved_mj = np.where(beside, 0.0, saved_ms), np.where(beside, 0.0, saved_mj)
+            if tables.side_free:
+                saved_ms, saved_mj = np.where(beside, 0.0, saved_ms), np.where(beside, 0.0, saved_mj)
         return _Step(nodes, np.where(possible, ms, np.inf), np.where(possible, mj, np.inf), saved_ms, saved_mj)
 
     def _nodes(self, layer: int, states: Indices, before: _Nodes) -> tuple[_Nodes, Bools]:
@@ -166,7 +180,9 @@ class ChainBuilder:
         if last and tables.close_key is not None:
             key = tables.close_key[before.state[:, None], states]
         columns = np.broadcast_to(np.arange(len(states)), shape)
-        memory = np.ravel_multi_index((columns, host, bits, key), [int(a.max()) + 1 for a in (columns, host, bits, key)])
+        memory = np.ravel_multi_index(
+            (columns, host, bits, key), [int(a.max()) + 1 for a in (columns, host, bits, key)]
+        )
         codes, where = np.unique(memory, return_index=True)
         row, column = np.divmod(where, len(states))
         nodes = _Nodes(states[column], host.ravel()[where], bits.ravel()[where], before.state[row])
@@ -188,12 +204,14 @@ class ChainBuilder:
                 changed = (before.bits >> self._bit(point) & 1).astype(bool)[:, None] & ~beside
             free |= changed & mask[main]
             beside |= changed
-        ends = layer == tables.layer_count - 1 or not mask[layer + 1]  # the tail of another processor is zero
-        own_ms, own_mj = (
-            np.where(beside, 0.0, table[layer][pair] + ends * tail[layer][nodes.state])
-            for table, tail in zip(tables.layer, tables.tail, strict=True)
-        )
-        return beside, own_ms, own_mj + np.where(beside & ~free, tables.side_mj[layer][pair], 0.0)
+        ends = layer == tables.layer_count - 1 or not mask[layer + 1]
+        own = []
+        for which in (0, 1):
+            tail = ends * tables.tail[which][layer][nodes.state]  # of another processor: zero
+            aside = tables.side[layer][which][pair]
+            aside = np.where(free, 0.0, aside) if tables.side_free else aside + tail
+            own.append(np.where(beside, aside, tables.layer[which][layer][pair] + tail))
+        return beside, own[0], own[1]
 
     def _close(self, last: _Nodes, first: _Nodes) -> tuple[Floats, Floats]:
         ms, mj = self._tables.close(last.before[:, None], last.state[:, None], first.state)

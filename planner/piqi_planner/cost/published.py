@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from piqi_planner.cost.tables import CostTables
-from piqi_planner.cost.transitions import change_delays, host_left, layer_tables, state_left, through_change
 from piqi_planner.cost.transfers import transfer_scale
+from piqi_planner.cost.transitions import change_delays, host_left, layer_tables, state_left, through_change
 from piqi_planner.profile import ModelProfile
 from piqi_planner.profile.model import Floats, Indices
 
@@ -23,7 +23,6 @@ def published_tables(profile: ModelProfile) -> CostTables:
     npu = profile.is_npu[:, None]
     saved_ms = np.where(npu, profile.constants.npu_run_shrink * profile.run_ms, 0.0)
     beside_mw = np.where(npu, 0.0, profile.run_mw - profile.idle_power_mw)
-    side = tuple(s for s in profile.constants.side_layers if s.layer < profile.layer_count)
     move, late = _move_tables(profile, was)
     delays = change_delays(profile, was)
 
@@ -47,14 +46,15 @@ def published_tables(profile: ModelProfile) -> CostTables:
         close_key=np.unique(profile.output_ms[was], return_inverse=True)[1].reshape(was.shape),
         late=late,
         left_host=host_left(profile),
-        side_layers=side,
-        side_mj={s.layer: layer[0][s.layer] * beside_mw[:, s.layer] / 1e3 for s in side},
+        side_layers=profile.constants.side_layers,
+        side={
+            s.layer: (np.zeros_like(layer[0][s.layer]), layer[0][s.layer] * beside_mw[:, s.layer] / 1e3)
+            for s in profile.constants.side_layers
+        },
     )
 
 
-def _move_tables(
-    profile: ModelProfile, was: Indices
-) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+def _move_tables(profile: ModelProfile, was: Indices) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
     """`CostTables.move` and `.late`."""
     count, kinds = len(profile.states), [p.kind for p in profile.processors]
     inner = range(1, profile.layer_count - 1)

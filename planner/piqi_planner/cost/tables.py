@@ -28,8 +28,11 @@ class CostTables:
     - `saved` [L, S]: what each other layer of its run saves an NPU layer; zero for other processors.
     - `late` [L, C, P, P], with `left_host` [S]: the transfer out of a GPU layer i - 1, which depends on the index at
       which layer i - 2 left the GPU's host. None: what layer i - 1 asked for counts, and is in `move`.
-    - `side_mj`: side layer -> [S, S]: its energy where it runs beside a main branch that is not on an NPU. It costs
-      nothing on an NPU or beside one, and never time.
+    - `side`: side layer -> [S, S] each: what stands for `layer` where it runs beside the main branch. `side_free`:
+      beside it, it pays no tail, and on an NPU, or beside a main branch on one, nothing at all.
+    - `skip_load`, `skip_unload`: (source layer, destination layer) -> [S] each: paid where an NPU run begins between
+      the two and includes the destination, which has a second input then, by the destination's state; where one
+      ends between them and includes the source, whose result leaves it too, by the source's state.
     - `close`: the output and input phases. `close_key` [S, S]: equal where it matters not in which of two states
       (first axis) layer L - 2 was; None: it never matters.
     """
@@ -46,7 +49,10 @@ class CostTables:
     late: tuple[Floats, Floats] | None = None
     left_host: Indices | None = None
     side_layers: tuple[SideLayer, ...] = ()
-    side_mj: Mapping[int, Floats] = field(default_factory=dict)
+    side: Mapping[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    side_free: bool = True
+    skip_load: Mapping[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
+    skip_unload: Mapping[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
 
     @cached_property
     def side_rules(self) -> dict[int, tuple[tuple[int, int], ...]]:

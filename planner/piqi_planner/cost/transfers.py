@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from piqi_planner.profile import ModelProfile, ProfileError
 from piqi_planner.profile.assemble import other_cpu
 from piqi_planner.profile.model import Floats
-
-import numpy as np
 
 
 def transfer_scale(profile: ModelProfile, source: int, destination: int) -> tuple[Floats, Floats]:

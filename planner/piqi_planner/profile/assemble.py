@@ -57,7 +57,9 @@ def assemble_model(
         if processors[state.processor].kind == "npu":
             for layer in layers:
                 load_ms[index, layer] = source.find(state, layer, "npu_load")[0]
-                wall_ms = source.find(state, layer, "npu_run_and_get")[0] + source.find(state, layer, "npu_fill_tensor")[0]
+                wall_ms = (
+                    source.find(state, layer, "npu_run_and_get")[0] + source.find(state, layer, "npu_fill_tensor")[0]
+                )
                 unload_ms[index, layer] = wall_ms - run[index, layer, 0]
     filled = _Filler(name, processors, states)
     run_mw = filled.powers(run[..., 1], "run", published_constants(name).npu_power_mw)
@@ -136,7 +138,9 @@ class _Filler:
                 )
             filled[index, layer] = value
             freqs = str(state.own) if state.host < 0 else f"{state.own}-{state.host}"
-            self.holes.append(Hole(self._model, processor.letter, freqs, int(layer), f"power_mw of {phase}", value, rule))
+            self.holes.append(
+                Hole(self._model, processor.letter, freqs, int(layer), f"power_mw of {phase}", value, rule)
+            )
         return filled
 
 

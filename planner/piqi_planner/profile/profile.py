@@ -23,6 +23,7 @@ from piqi_planner.profile.tables import (
     ProfileError,
     Row,
     Table,
+    Value,
     read_table,
     write_table,
 )
@@ -132,15 +133,21 @@ def _processors(path: Path, rows: list[Row], board: Board | None) -> Iterator[Pr
     hosted: dict[str, int] = {}  # letter -> number of its host's indices
     npus = set()
     for row in rows:
-        letter, index, host, phase = cast("tuple[str, int, int | None, str]", (*row.values[1:4], row.values[5]))
-        own[letter] = max(own.get(letter, 0), index + 1)
+        name, index, host, phase = cast("tuple[str, int, int | None, str]", (*row.values[1:4], row.values[5]))
+        own[name] = max(own.get(name, 0), index + 1)
         if phase.startswith("npu_"):
-            npus.add(letter)
+            npus.add(name)
         if host is not None:
-            hosted[letter] = max(hosted.get(letter, 0), host + 1)
+            hosted[name] = max(hosted.get(name, 0), host + 1)
+    has_host: dict[Value, bool] = {}
     for row in rows:
-        if (row.values[3] is not None) != (row.values[1] in hosted):
-            raise ProfileError(f"{path}:{row.line}: host_freq_index: {row.values[1]} has it in other rows, or has not")
+        letter, host_value = row.values[1], row.values[3]
+        if has_host.setdefault(letter, host_value is not None) != (host_value is not None):
+            expected = "an index" if has_host[letter] else "none"
+            raise ProfileError(
+                f"{path}:{row.line}: host_freq_index: expected {expected}, as in {letter}'s first row, "
+                f"got {host_value!r}"
+            )
         if row.values[1] in npus and row.values[2] != row.values[3]:
             raise ProfileError(
                 f"{path}:{row.line}: freq_index: an NPU's is its host's {row.values[3]}, got {row.values[2]}"
@@ -154,12 +161,13 @@ def _processors(path: Path, rows: list[Row], board: Board | None) -> Iterator[Pr
                 yield ProfiledProcessor(processor.letter, processor.kind, count, processor.host)
         return
     cpus = sorted(own.keys() - hosted.keys(), key=lambda letter: (own[letter], letter))
-    for letter in cpus:
-        yield ProfiledProcessor(letter, "cpu", own[letter])
-    for letter in sorted(hosted, key=lambda letter: (letter in npus, own[letter], letter)):
-        hosts = [cpu for cpu in cpus if own[cpu] == hosted[letter]]
+    for name in cpus:
+        yield ProfiledProcessor(name, "cpu", own[name])
+    for name in sorted(hosted, key=lambda name: (name in npus, own[name], name)):
+        hosts = [cpu for cpu in cpus if own[cpu] == hosted[name]]
         if len(hosts) != 1:
             raise ProfileError(
-                f"{path}: {letter}'s host has {hosted[letter]} frequencies, as {len(hosts)} CPUs have: give a board file"
+                f"{path}: {name}'s host has {hosted[name]} frequencies, {len(hosts)} CPUs have as many: "
+                "give a board file"
             )
-        yield ProfiledProcessor(letter, "npu" if letter in npus else "gpu", own[letter], hosts[0])
+        yield ProfiledProcessor(name, "npu" if name in npus else "gpu", own[name], hosts[0])

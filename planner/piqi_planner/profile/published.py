@@ -21,16 +21,21 @@ class SideLayer:
 class PublishedConstants:
     """`npu_run_shrink`: share by which each further layer of an NPU run shortens the time of all its layers.
 
+    `skips`: (layer, layer that also reads its output): a residual or a route around those in between.
     `npu_power_mw` stands in where the NPU's power was not measured; None: the mean over the other layers.
     """
 
     npu_run_shrink: float = 0.0
     side_layers: tuple[SideLayer, ...] = ()
+    skips: tuple[tuple[int, int], ...] = ()
     npu_power_mw: float | None = None
 
 
 #: Power of the whole board when nothing runs, RK3399Pro; a board file can state another.
 IDLE_POWER_MW = 2750.0
+
+#: The layers before YOLOv3's 23 residual blocks of two convolutions each.
+_YOLOV3_RESIDUALS = (1, *range(4, 8, 2), *range(9, 25, 2), *range(26, 42, 2), *range(43, 51, 2))
 
 _CONSTANTS = {
     "MobileV1": PublishedConstants(npu_run_shrink=0.0615),
@@ -42,6 +47,7 @@ _CONSTANTS = {
             SideLayer(65, ((64, 67),)),
             SideLayer(66, ((64, 68), (65, 67))),
         ),
+        skips=tuple((layer, layer + 2) for layer in _YOLOV3_RESIDUALS),
         npu_power_mw=5707.0,
     ),
 }

@@ -110,8 +110,11 @@ def read_table(table: Table, path: Path, letters: str | None = None) -> list[Row
     return rows
 
 
-def read_lines(path: Path, columns: Sequence[str]) -> Iterable[tuple[int, list[str]]]:
-    """(line number, the cells of `columns`) of each row of a CSV file. Raises ProfileError."""
+def read_lines(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[int, list[str]]]:
+    """(line number, the cells of `columns` and of `optional`, "" for one that is not there) of each row of a CSV file.
+
+    Raises ProfileError.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as cause:
@@ -124,14 +127,14 @@ def read_lines(path: Path, columns: Sequence[str]) -> Iterable[tuple[int, list[s
         if head.count(column) != 1:
             problem = "is missing" if column not in head else "occurs twice"
             raise ProfileError(f"{path}:1: column {column}: {problem}, got {','.join(head)!r}")
-    places = [head.index(column) for column in columns]
+    places = [head.index(column) if column in head else len(head) for column in (*columns, *optional)]
     found = []
     try:
         for cells in reader:
             if cells and len(cells) != len(head):
                 raise ProfileError(f"{path}:{reader.line_num}: expected {len(head)} cells, got {len(cells)}")
             if cells:
-                found.append((reader.line_num, [cells[place] for place in places]))
+                found.append((reader.line_num, [[*cells, ""][place] for place in places]))
     except csv.Error as cause:
         raise ProfileError(f"{path}:{reader.line_num}: {cause}") from cause
     return found

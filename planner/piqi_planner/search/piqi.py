@@ -38,7 +38,9 @@ class PiqiSearch(Search):
         # From the highest floor down: what holds a higher floor holds the lower ones.
         for floor in sorted(archive.floors, reverse=True):
             if floor not in archive.fronts:
-                raise SearchError(f"no mask reaches an accuracy of {floor}: the best found is {archive.best_accuracy:.4f}")
+                raise SearchError(
+                    f"no mask reaches an accuracy of {floor}: the best found is {archive.best_accuracy:.4f}"
+                )
             masks = self._best_masks(archive, floor)
             for _ in range(ROUNDS):
                 if not self.late:
