@@ -1,8 +1,7 @@
 // Products of float32 matrices on AVX-512: 1x1 convolutions and fully connected operators.
 //
 // XNNPACK's AVX-512 loop holds 7 rows x 1 vector of sums: eight loads for seven multiply-adds, so it waits
-// for the load ports. 24 vectors of sums, up to three of them in a row, need 11 to 14 loads for 24
-// multiply-adds.
+// for the load ports. 24 vectors of sums, two or three in a row, need 14 or 11 loads for 24 multiply-adds.
 #include "kernel_avx512.hpp"
 #include "kernel_support.hpp"
 

@@ -3,7 +3,9 @@
 import argparse
 import csv
 import re
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,27 @@ def test_command_compares_and_resumes(
     assert len(rows(tmp_path / "out")) == 8, "those of the first call are kept"
     with pytest.raises(CompareError, match="seed"):
         run_command(*mobilenet, "--targets", "67.5", "--seed", 1)
+
+
+def test_an_interrupted_run_is_not_taken_for_a_finished_one(
+    mobilenet: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from piqi_planner.commands import compare as command
+
+    real = command.search
+
+    def interrupted(name: str, *arguments: object, **options: object) -> object:
+        found = real(name, *arguments, **options)
+        if name == "greedy":
+            with suppress(KeyboardInterrupt):  # as a search does that keeps what it has found
+                signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(command, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_command(*mobilenet, "--targets", "67.5")
+    assert [row["search"] for row in rows(tmp_path / "out")] == ["single"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_command_refuses_another_model_s_accuracy(mobilenet: list[object], data_dir: Path) -> None:

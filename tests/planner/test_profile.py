@@ -16,6 +16,7 @@ from piqi_planner.profile import (
     format_configuration,
     load_profile,
     parse_configurations,
+    published_constants,
 )
 from piqi_runtime.boards import load_board
 
@@ -239,3 +240,11 @@ def test_a_layer_missing_in_the_published_profile(data_dir: Path, tmp_path: Path
     )
     with pytest.raises(ProfileError, match="model=YOLOv3, processor=G, freq_index=2, host_freq_index=3, layer=40"):
         load_profile(folder)
+
+
+def test_constants_of_another_cut_do_not_apply() -> None:
+    """Numbers of side layers and skips mean the paper's cut into 75 layers."""
+    assert published_constants("YOLOv3", 75).side_layers and len(published_constants("YOLOv3", 75).skips) == 23
+    other = published_constants("YOLOv3", 52)
+    assert (other.side_layers, other.skips, other.npu_run_shrink) == ((), (), 0.0117)
+    assert published_constants("mine", 5).npu_run_shrink == 0

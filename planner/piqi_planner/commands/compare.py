@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -19,15 +23,12 @@ from piqi_planner.front import operating_points, single_processor_fronts
 from piqi_planner.profile import load_profile
 from piqi_planner.progress import progress
 from piqi_planner.published import PublishedResults, published_results
-from piqi_planner.search import search
-from piqi_planner.search.problem import SearchError
+from piqi_planner.search import SEARCHES, SearchError, search
 from piqi_runtime.container import write_atomically
 from piqi_runtime.table import OperatingPoint
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-SEARCHES = ("single", "greedy", "nsga2", "piqi")
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -46,7 +47,6 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--genes", choices=("all", "published"), default="published", help="default: published")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each search at each target")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--jobs", type=int, default=1, help="processes of a search (default: 1)")
     parser.add_argument(
         "--reference", type=float, nargs=2, metavar=("LATENCY_MS", "POWER_MW"), help="default: the published one"
     )
@@ -64,7 +64,8 @@ def main(arguments: argparse.Namespace) -> None:
     accuracy = load_accuracy_model(arguments.accuracy_model)
     if accuracy.layers != profile.layer_count:
         raise CompareError(
-            f"{arguments.accuracy_model}: expected {profile.layer_count} layers for {profile.name}, got {accuracy.layers}"
+            f"{arguments.accuracy_model}: expected {profile.layer_count} layers for {profile.name}, "
+            f"got {accuracy.layers}"
         )
     states = profile.states_for(arguments.genes)
     comparison = Comparison(arguments.out, reference, _settings(arguments, reference))
@@ -72,21 +73,14 @@ def main(arguments: argparse.Namespace) -> None:
 
     def find(name: str, target: float) -> list[OperatingPoint]:
         try:
-            fronts = search(
-                name,
-                cost,
-                accuracy,
-                [target],
-                seed=arguments.seed,
-                budget_s=arguments.budget,
-                genes=states,
-                jobs=arguments.jobs,
-                progress=lambda share: None,  # the bar counts runs
-            )
+            with _whole_or_not():
+                fronts = search(
+                    name, cost, accuracy, [target], states=states, seed=arguments.seed, budget_s=arguments.budget
+                )
         except SearchError as error:  # a floor out of reach is a result too
             print(f"note: {name} at {target:g}: {error}", file=sys.stderr)
             return []
-        return operating_points(profile, fronts[target], name, arguments.seed) if target in fronts else []
+        return operating_points(profile, fronts[target], name, arguments.seed)
 
     todo = comparison.missing(searches, targets)
     for _ in progress(comparison.run(todo, find), len(todo), "searching"):
@@ -102,6 +96,25 @@ def main(arguments: argparse.Namespace) -> None:
     write_atomically(arguments.out / "report.html", [page.encode()])
     kept = len(searches) * len(targets) - len(todo)
     print(f"{arguments.out / 'report.html'}: {len(todo)} runs made, {kept} taken from before")
+
+
+@contextmanager
+def _whole_or_not() -> Iterator[None]:
+    """A search that is interrupted gives what it has: raises KeyboardInterrupt all the same, to have it made again."""
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _searches(text: str) -> list[str]:

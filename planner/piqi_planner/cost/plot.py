@@ -12,7 +12,7 @@ from piqi_planner.cost.measured import Measured
 
 
 def draw_predictions(costs: Costs, measured: Measured, title: str, path: str | os.PathLike[str]) -> None:
-    """Latency and power, one dot a row; crosses are rows that share their values with another configuration."""
+    """Latency and power, one dot a row; crosses: doubtful rows (see `Measured`)."""
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 5))
     trusted = measured.trusted
     for axis, label, predicted, truth in (
@@ -21,7 +21,7 @@ def draw_predictions(costs: Costs, measured: Measured, title: str, path: str | o
     ):
         ends = (min(truth.min(), predicted.min()), max(truth.max(), predicted.max()))
         axis.plot(ends, ends, color="0.6", linewidth=0.8)
-        axis.scatter(truth[trusted], predicted[trusted], s=12, alpha=0.7, label="measured once or alike")
+        axis.scatter(truth[trusted], predicted[trusted], s=12, alpha=0.7, label="rows")
         if not trusted.all():
             axis.scatter(truth[~trusted], predicted[~trusted], s=20, marker="x", color="#b23a48", label="doubtful")
             axis.legend(frameon=False)

@@ -61,8 +61,9 @@ def assemble_model(
                     source.find(state, layer, "npu_run_and_get")[0] + source.find(state, layer, "npu_fill_tensor")[0]
                 )
                 unload_ms[index, layer] = wall_ms - run[index, layer, 0]
+    constants = published_constants(name, layer_count)
     filled = _Filler(name, processors, states)
-    run_mw = filled.powers(run[..., 1], "run", published_constants(name).npu_power_mw)
+    run_mw = filled.powers(run[..., 1], "run", constants.npu_power_mw)
     input_mw = filled.powers(first[:, 1:], "input", None, run_mw)[:, 0]
     keys = [cast("tuple[str, str, str, str]", row.values[:4]) for row in scales]
     return ModelProfile(
@@ -82,7 +83,7 @@ def assemble_model(
         move_mw={key: cast(float, row.values[5]) for key, row in zip(keys, scales, strict=True)},
         delay_ms={p.letter: delays[p.letter] for p in processors},
         idle_power_mw=idle_power_mw,
-        constants=published_constants(name),
+        constants=constants,
         holes=tuple(filled.holes),
     )
 

@@ -67,7 +67,7 @@ class ModelProfile:
     - `input_ms`, `input_mw` [S]: the phase before layer 0; `output_ms` [S]: the phase behind the last layer;
     - `move_ms` [L - 1, P, P]: a transfer behind layer i at the lowest frequencies, zero within a processor;
     - `move_ratio`, `move_mw`: (source, destination, source's frequency, destination's) -> factor on that time, and
-      power; `host_ratio` is not needed for NPUs, which are transferred to and from as their hosts;
+      power; NPUs are not there, since they are transferred to and from as their hosts;
     - `delay_ms`: letter -> [opp, opp] until a change of frequency takes effect, NaN where not measured.
     """
 

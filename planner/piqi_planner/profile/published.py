@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class PublishedConstants:
 
     `skips`: (layer, layer that also reads its output): a residual or a route around those in between.
     `npu_power_mw` stands in where the NPU's power was not measured; None: the mean over the other layers.
+    `layer_count`: of the cut into layers that all these numbers mean; None: any.
     """
 
     npu_run_shrink: float = 0.0
     side_layers: tuple[SideLayer, ...] = ()
     skips: tuple[tuple[int, int], ...] = ()
     npu_power_mw: float | None = None
+    layer_count: int | None = None
 
 
 #: Power of the whole board when nothing runs, RK3399Pro; a board file can state another.
@@ -49,10 +51,17 @@ _CONSTANTS = {
         ),
         skips=tuple((layer, layer + 2) for layer in _YOLOV3_RESIDUALS),
         npu_power_mw=5707.0,
+        layer_count=75,
     ),
 }
 
 
-def published_constants(model: str) -> PublishedConstants:
-    """The constants of a model by its name in the profile; the defaults for one that the paper does not have."""
-    return _CONSTANTS.get(model, PublishedConstants())
+def published_constants(model: str, layer_count: int) -> PublishedConstants:
+    """The constants of a model by its name in the profile; the defaults for one that the paper does not have.
+
+    For a model cut into layers otherwise, without side layers and skips.
+    """
+    constants = _CONSTANTS.get(model, PublishedConstants())
+    if constants.layer_count in (None, layer_count):
+        return constants
+    return replace(constants, side_layers=(), skips=(), layer_count=None)

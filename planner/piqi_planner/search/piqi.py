@@ -1,23 +1,29 @@
 """Our search: exact inner solutions, a price for accuracy, and local search over masks.
 
 For a weighting of energy and latency and a price for each quantised layer the best configuration is known exactly
-(`relaxation`). Prices that follow the accuracy model's own slopes lead to masks near each floor; flipping and
-swapping single layers, each time with the exact best configuration behind it, then finds better ones. Power is
-energy over latency, so a point may count that is worse in both: negative prices on latency ask for those. What lies
-between the exact solutions, which are corners of the convex hull, is found by changing single layers' states.
+(`relaxation`). Prices that follow the accuracy model's own slopes give masks of every accuracy. From there a Pareto
+local search goes on for each weighting: it keeps the masks whose cost and accuracy no other mask beats, those below a
+floor too, since the way to a better mask may lead through them, and tries their neighbours, each with its exact best
+configuration. Power is energy over latency, so a point may count that is worse in both: negative prices on latency
+ask for those. What lies between the exact solutions, corners of the convex hull, is found by changing single states.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from piqi_planner.search.front import Configs, Floats, Front, join, non_dominated
+from piqi_planner.search.front import Configs, Floats, Front
 from piqi_planner.search.problem import Archive, Masks, Problem, Progress, Search, SearchError
 from piqi_planner.search.relaxation import Relaxation, Weights
+from piqi_planner.search.trade_off import TradeOff
 
-ROUNDS = 6  # of local search, for each floor
-SWAPS = 200  # pairs of layers that a round tries for each weighting
+ROUNDS = 12  # of local search
+PROMISING = 40  # neighbours of a mask, two and more layers away, that a round works out
+TRIPLES = 4000  # sets of three layers whose flipping is considered
+STRETCHES = 400  # runs of layers that are quantised, or not, together
 SAMPLED_MASKS = 400  # that the first slopes of accuracy are taken from
+FINE_WEIGHTINGS = 120  # for each of at most FINE_MASKS masks of a front
+FINE_MASKS = 60
 FILL_ROUNDS = 3
 FILL_POINTS = 150  # of a front whose neighbours are tried
 
@@ -32,26 +38,19 @@ class PiqiSearch(Search):
 
     def run(self, archive: Archive, progress: Progress) -> None:
         """Fills all floors; raises SearchError naming the best accuracy where a floor cannot be reached."""
-        self._spread(archive)
-        stages = len(archive.floors) * (ROUNDS + FILL_ROUNDS)
-        done = 0
-        # From the highest floor down: what holds a higher floor holds the lower ones.
-        for floor in sorted(archive.floors, reverse=True):
+        trade_offs = [TradeOff(self.problem.layers) for _ in self._watts]
+        self._spread(archive, trade_offs)
+        for number in range(ROUNDS):
+            progress(number / (ROUNDS + 1))
+            if self.late or not self._expand(archive, trade_offs):
+                break
+        for number, floor in enumerate(archive.floors):
             if floor not in archive.fronts:
                 raise SearchError(
-                    f"no mask reaches an accuracy of {floor}: the best found is {archive.best_accuracy:.4f}"
+                    f"no mask reaches an accuracy of {floor:g} %; the best found has {archive.best_accuracy:.4f} %"
                 )
-            masks = self._best_masks(archive, floor)
-            for _ in range(ROUNDS):
-                if not self.late:
-                    masks = self._improve(archive, floor, masks)
-                done += 1
-                progress(done / stages)
-            for _ in range(FILL_ROUNDS):
-                if not self.late:
-                    self._fill(archive, floor)
-                done += 1
-                progress(done / stages)
+            self._refine(archive, floor, trade_offs)
+            progress((ROUNDS + (number + 1) / len(archive.floors)) / (ROUNDS + 1))
 
     def _weightings(self) -> Floats:
         """Prices of latency in watt: what a second may cost in joules, and what it may save."""
@@ -59,7 +58,7 @@ class PiqiSearch(Search):
         low, high = costs.power_mw.min() / 1e3, costs.power_mw.max() / 1e3
         return np.concatenate([-np.linspace(1.2 * high, 0.3 * low, 14), [0.0], high * np.geomspace(0.05, 20, 11)])
 
-    def _spread(self, archive: Archive) -> None:
+    def _spread(self, archive: Archive, trade_offs: list[TradeOff]) -> None:
         """Prices from slopes of accuracy at several places, on a wide scale: masks of every accuracy."""
         layers = self.problem.layers
         some = self.random.random((SAMPLED_MASKS, layers)) < self.random.random((SAMPLED_MASKS, 1))
@@ -70,82 +69,87 @@ class PiqiSearch(Search):
         slopes += [self._slopes(np.full(layers, quantised)) for quantised in (False, True)]
         one = self.problem.cost.evaluate(np.full((1, layers), self.problem.states[0]))
         scale = float(one.energy_mj[0]) / max(float(np.ptp(accuracy)), 1e-6)
-        prices = scale * np.concatenate([[0.0], np.geomspace(0.02, 100, 31)])
-        for slope in slopes:
-            self._solve(archive, np.multiply.outer(prices, slope))
-        # Nothing quantised, everything quantised.
-        self._solve(archive, np.stack([np.full(layers, np.inf), np.full(layers, -np.inf)]))
+        prices = [np.multiply.outer(scale * np.geomspace(0.02, 100, 31), slope) for slope in slopes]
+        ends = np.stack([np.full(layers, np.inf), np.full(layers, -np.inf), np.zeros(layers)])
+        for price in (*prices, ends):
+            watts = np.repeat(self._watts, len(price))
+            self._solve(archive, trade_offs, watts, np.tile(price, (len(self._watts), 1)))
 
     def _slopes(self, mask: Masks) -> Floats:
         """What quantising each layer costs in accuracy next to `mask` [layers]: percentage points."""
         flipped = mask ^ np.eye(len(mask), dtype=bool)
         change = self.problem.accuracy.predict(flipped) - self.problem.accuracy.predict(mask[np.newaxis])
-        return np.where(mask, change, -change)
+        slopes: Floats = np.where(mask, change, -change)
+        return slopes
 
-    def _solve(self, archive: Archive, prices: Floats) -> Front:
-        """Every weighting of latency with every price [n, layers]; offered and returned, weighting by weighting."""
-        watt = np.repeat(self._watts, len(prices))
-        return archive.offer(self._relaxation.solve(Weights(watt, np.tile(prices, (len(self._watts), 1)))))
+    def _solve(self, archive: Archive, trade_offs: list[TradeOff], watts: Floats, prices: Floats) -> Front:
+        """The best configurations, offered to all floors and to all weightings' trade-offs."""
+        found = archive.offer(self._relaxation.solve(Weights(watts, prices)))
+        masks = self.problem.masks(found.configs)
+        for watt, trade_off in zip(self._watts, trade_offs, strict=True):
+            trade_off.insert(masks, found.energy_mj + watt * found.latency_ms, found.accuracy)
+        return found
 
-    def _weighted(self, front: Front) -> Floats:
-        """[weightings, n]: the cost of each point."""
-        return front.energy_mj + self._watts[:, np.newaxis] * front.latency_ms
-
-    def _best_masks(self, archive: Archive, floor: float) -> Masks:
-        """The mask of the best known point for each weighting, [weightings, layers]."""
-        front = archive.fronts[floor]
-        return self.problem.masks(front.configs[self._weighted(front).argmin(axis=1)])
-
-    def _improve(self, archive: Archive, floor: float, masks: Masks) -> Masks:
-        """Neighbours of the best masks, each with its best configuration; returns the best masks then."""
-        unique = np.unique(masks, axis=0)
-        slopes = {mask.tobytes(): self._slopes(mask) for mask in unique}
-        prices, watts = [], []
-        for mask, watt in zip(masks, self._watts, strict=True):
-            neighbours = self._neighbours(mask, floor)
-            prices.append(np.where(neighbours, -np.inf, np.inf))
-            watts.append(np.full(len(neighbours), watt))
-            # Far jumps: prices along the slope here, on a scale that the costs themselves set.
-            slope = slopes[mask.tobytes()]
-            scale = self._scale(slope, watt)
-            prices.append(np.multiply.outer(scale * np.geomspace(0.1, 10, 12), slope))
-            watts.append(np.full(12, watt))
-        archive.offer(self._relaxation.solve(Weights(np.concatenate(watts), np.concatenate(prices))))
-        return self._best_masks(archive, floor)
-
-    def _scale(self, slope: Floats, watt: float) -> float:
-        """A price per percentage point of the size of what the NPU saves."""
+    def _expand(self, archive: Archive, trade_offs: list[TradeOff]) -> bool:
+        """Tries the neighbours of the masks next to the floors; False when all of them were tried before."""
         layers = self.problem.layers
-        prices = np.stack([np.full(layers, np.inf), np.full(layers, -np.inf)])
-        costs = self.problem.cost.evaluate(self._relaxation.solve(Weights(np.full(2, watt), prices)))
-        exact, quantised = costs.energy_mj + watt * costs.latency_ms
-        return abs(exact - quantised) / max(float(np.abs(slope).sum()), 1e-9)
+        chosen = [(watt, t, t.unexpanded(archive.floors)) for watt, t in zip(self._watts, trade_offs, strict=True)]
+        watts = np.concatenate([np.full(len(masks), watt) for watt, _, masks in chosen])
+        masks = np.concatenate([masks for _, _, masks in chosen])
+        if not len(masks):
+            return False
+        flips = masks[:, np.newaxis] ^ np.concatenate([np.zeros((1, layers), bool), np.eye(layers, dtype=bool)])
+        found = self._solve_masks(archive, trade_offs, watts, flips)
+        cost = (found.energy_mj + np.repeat(watts, layers + 1) * found.latency_ms).reshape(len(masks), -1)
+        change = cost[:, 1:] - cost[:, :1]  # what flipping each layer changes
+        candidates = {mask.tobytes(): self._candidates(mask) for mask in np.unique(masks, axis=0)}
+        place = {float(watt): trade_off for watt, trade_off, _ in chosen}
+        promising = []
+        for mask, watt, base, step in zip(masks, watts, cost[:, 0], change, strict=True):
+            flipped, accuracy = candidates[mask.tobytes()]
+            # Changes of single layers nearly add up; the sums that promise most are worked out exactly.
+            gain = place[float(watt)].cost_at(accuracy) - (base + flipped @ step)
+            promising.append(mask ^ flipped[np.argpartition(-gain, PROMISING)[:PROMISING]])
+        self._solve_masks(archive, trade_offs, np.repeat(watts, PROMISING), np.concatenate(promising)[:, np.newaxis])
+        return True
 
-    def _neighbours(self, mask: Masks, floor: float) -> Masks:
-        """Masks that hold the floor and differ in a layer, two layers, or a stretch of layers."""
+    def _solve_masks(self, archive: Archive, trade_offs: list[TradeOff], watts: Floats, masks: Masks) -> Front:
+        """The best configuration for each weighting and each of its masks [weightings, n, layers]."""
+        prices = np.where(masks.reshape(-1, masks.shape[-1]), -np.inf, np.inf)
+        return self._solve(archive, trade_offs, np.repeat(watts, masks.shape[1]), prices)
+
+    def _candidates(self, mask: Masks) -> tuple[Masks, Floats]:
+        """Sets of layers to flip [n, layers], and the accuracies then: pairs, and triples and stretches by chance."""
         layers = len(mask)
-        flips = mask ^ np.eye(layers, dtype=bool)
-        on, off = np.flatnonzero(mask), np.flatnonzero(~mask)
-        found = [mask[np.newaxis], flips]
-        if len(on) and len(off):
-            swaps = np.repeat(mask[np.newaxis], SWAPS, axis=0)
-            swaps[np.arange(SWAPS), self.random.choice(on, SWAPS)] = False
-            swaps[np.arange(SWAPS), self.random.choice(off, SWAPS)] = True
-            found.append(swaps)
-        stretches = np.repeat(mask[np.newaxis], SWAPS, axis=0)
-        begin = self.random.integers(0, layers, (SWAPS, 1))
-        inside = (np.arange(layers) >= begin) & (np.arange(layers) < begin + self.random.integers(2, 9, (SWAPS, 1)))
-        found.append(np.where(inside, self.random.random((SWAPS, 1)) < 0.5, stretches))
-        candidates = np.unique(np.concatenate(found), axis=0)
-        return candidates[self.problem.accuracy.predict(candidates) >= floor]
+        one = np.eye(layers, dtype=bool)
+        first, second = np.triu_indices(layers, 1)
+        three = self.random.integers(0, layers, (TRIPLES, 3))
+        begin, length = self.random.integers(0, layers, (STRETCHES, 1)), self.random.integers(2, 9, (STRETCHES, 1))
+        inside = (np.arange(layers) >= begin) & (np.arange(layers) < begin + length)
+        alike = inside & (mask ^ (self.random.random((STRETCHES, 1)) < 0.5))
+        flipped = np.concatenate([one[first] | one[second], one[three].any(axis=1), alike])
+        return flipped, self.problem.accuracy.predict(mask ^ flipped)
 
-    def _fill(self, archive: Archive, floor: float) -> None:
-        """Between the corners of the hull: every other state of every single layer that keeps the mask."""
+    def _refine(self, archive: Archive, floor: float, trade_offs: list[TradeOff]) -> None:
+        """Between the corners of the hull: more weightings, then every other state of every single layer."""
         front = archive.fronts[floor]
-        chosen = np.unique(np.linspace(0, len(front) - 1, FILL_POINTS).astype(np.intp))
+        masks = np.unique(self.problem.masks(front.configs), axis=0)
+        watts = np.interp(np.linspace(0, 1, FINE_WEIGHTINGS), np.linspace(0, 1, len(self._watts)), self._watts)
+        if len(masks) > FINE_MASKS:
+            masks = masks[self.random.choice(len(masks), FINE_MASKS, replace=False)]
+        for mask in masks:
+            if self.late:
+                return
+            price = np.where(mask, -np.inf, np.inf)
+            archive.offer(self._relaxation.solve(Weights(watts, np.tile(price, (len(watts), 1)))))
         is_npu = self.problem.cost.tables.is_npu
-        for config in front.configs[chosen]:
-            archive.offer(_single_changes(config, self.problem.states, is_npu))
+        for _ in range(FILL_ROUNDS):
+            front = archive.fronts[floor]
+            places = np.unique(np.linspace(0, len(front) - 1, FILL_POINTS).astype(np.intp))
+            for config in front.configs[places]:
+                if self.late:
+                    return
+                archive.offer(_single_changes(config, self.problem.states, is_npu))
 
 
 def _single_changes(config: Configs, states: Configs, is_npu: Masks) -> Configs:
@@ -155,7 +159,5 @@ def _single_changes(config: Configs, states: Configs, is_npu: Masks) -> Configs:
     rows = np.arange(len(changed))
     changed[rows, rows // len(states)] = np.tile(states, layers)
     same_kind = is_npu[changed[rows, rows // len(states)]] == is_npu[config[rows // len(states)]]
-    return changed[same_kind]
-
-
-__all__ = ["PiqiSearch", "join", "non_dominated"]
+    kept: Configs = changed[same_kind]
+    return kept
