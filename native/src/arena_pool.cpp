@@ -1,32 +1,32 @@
 #include "piqi/arena_pool.hpp"
 
-#include <algorithm>
 #include <utility>
 
 namespace piqi {
 
 ArenaPool::Arena ArenaPool::take(size_t size_bytes, const uint8_t* last) {
   const std::lock_guard lock(mutex_);
-  largest_ = std::max(largest_, size_bytes);
-  auto found =
-      std::find_if(free_.begin(), free_.end(), [&](const Arena& arena) { return arena->data() == last; });
-  if (found == free_.end() || (*found)->size_bytes() < size_bytes)
-    found = std::find_if(free_.begin(), free_.end(),
-                         [&](const Arena& arena) { return arena->size_bytes() >= size_bytes; });
-  Arena arena;
-  if (found != free_.end()) {
-    arena = std::move(*found);
-    free_.erase(found);
-    return arena;
+  Arena* chosen = nullptr;
+  for (Arena& arena : free_) {
+    if (arena->size_bytes() < size_bytes) continue;
+    if (!chosen || arena->size_bytes() < (*chosen)->size_bytes()) chosen = &arena;
+    if (arena->data() != last) continue;
+    chosen = &arena;
+    break;
   }
-  // One that is too small for this would be too small again: it makes room for one that fits all.
-  if (!free_.empty()) {
+  if (!chosen && !free_.empty()) {  // what is free is too small and makes room
     total_ -= free_.back()->size_bytes();
     free_.pop_back();
   }
-  arena = std::make_unique<AlignedBuffer>(largest_);
-  total_ += largest_;
-  return arena;
+  if (!chosen) {
+    Arena made = std::make_unique<AlignedBuffer>(size_bytes);
+    total_ += size_bytes;
+    return made;
+  }
+  std::swap(*chosen, free_.back());
+  Arena taken = std::move(free_.back());
+  free_.pop_back();
+  return taken;
 }
 
 void ArenaPool::give_back(Arena arena) {

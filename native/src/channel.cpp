@@ -10,6 +10,8 @@ namespace {
 
 // How long a receiver looks out for a frame that is due, at most.
 constexpr std::chrono::microseconds watch_time{60};
+// From the alarm to a thread on an idle CPU; longer is a CPU that was not idle.
+constexpr std::chrono::microseconds longest_wake_up{200};
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(Channel::Clock::now().time_since_epoch())
@@ -99,9 +101,9 @@ Channel::Channel(const std::string& name, const Shape& shape, const Format& form
   for (size_t i = 0; i < capacity; ++i) slots_.push_back({AlignedBuffer(size_bytes_), nullptr, 0});
 }
 
-size_t Channel::add_receiver(const Format& format, std::chrono::nanoseconds lead) {
+size_t Channel::add_receiver(const Format& format, bool watches) {
   Receiver receiver;
-  receiver.lead = lead;
+  receiver.watches = watches;
   if (!(format == format_)) receiver.converter = std::make_shared<Converter>(name_, shape_, format_, format);
   receivers_.push_back(std::move(receiver));
   return receivers_.size() - 1;
@@ -126,20 +128,22 @@ void* Channel::acquire(Clock::time_point deadline) {
   return slots_[sent_ % slots_.size()].buffer.data();
 }
 
-void Channel::wait_for_frame(std::unique_lock<std::mutex>& lock, const Receiver& receiver,
+void Channel::wait_for_frame(std::unique_lock<std::mutex>& lock, Receiver& receiver,
                              Clock::time_point deadline) {
   const auto here = [&] { return sent_ > receiver.taken; };
   const auto over = [&] { return closed_ || here(); };
   Clock::time_point expected;
-  const auto announced = [&] {
-    return receiver.lead.count() > 0 && announced_ > receiver.taken && due_ != expected;
-  };
+  const auto announced = [&] { return receiver.watches && announced_ > receiver.taken && due_ != expected; };
   for (;;) {
     wait(lock, deadline, [&] { return here() || announced(); });
     if (here()) return;
     expected = due_;
-    if (changed_.wait_until(lock, std::min(deadline, expected - receiver.lead), over) || due_ > expected)
-      continue;
+    const Clock::time_point alarm = std::min(deadline, expected - receiver.late - watch_time / 2);
+    const bool sleeps = alarm > Clock::now();
+    if (changed_.wait_until(lock, alarm, over)) continue;
+    if (sleeps)
+      receiver.late += (std::min<Clock::duration>(Clock::now() - alarm, longest_wake_up) - receiver.late) / 4;
+    if (due_ > expected) continue;  // corrected meanwhile
     lock.unlock();
     const Clock::time_point end = Clock::now() + watch_time;
     while (!over() && Clock::now() < end) std::this_thread::yield();

@@ -24,11 +24,6 @@ int64_t now_ns() {
 // A thread that hangs gets this long to notice that its channels are closed before it is given up.
 constexpr std::chrono::milliseconds grace{200};
 
-// From a timer or a futex to a thread on an idle CPU.
-constexpr std::chrono::microseconds wake_up_time{50};
-// What Linux adds to the sleep of a thread that did not ask for less.
-constexpr std::chrono::microseconds timer_slack{50};
-
 void check_range(const char* option, size_t value, size_t least, size_t most) {
   if (value < least || value > most)
     throw PlanError(std::string(option) + " must be between " + std::to_string(least) + " and " +
@@ -286,7 +281,8 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       stages_[edge.sender]->outputs.push_back(channel);
     for (size_t receiver : edge.receivers) {
       if (receiver == npos) {
-        outputs_[index_in(graph.outputs())] = {channel, channel->add_receiver(own, lead(edge.sender, npos))};
+        outputs_[index_in(graph.outputs())] = {channel,
+                                               channel->add_receiver(own, watches(edge.sender, npos))};
         continue;
       }
       auto& followers = edge.sender == npos ? input_followers_ : stages_[edge.sender]->followers;
@@ -294,26 +290,23 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
         followers.push_back(receiver);
       const size_t i = index_in(setup_->cut.sub_graphs[receiver].receivers);
       stages_[receiver]->inputs.push_back(
-          {channel,
-           channel->add_receiver(stages_[receiver]->prepared->input_format(i), lead(edge.sender, receiver))});
+          {channel, channel->add_receiver(stages_[receiver]->prepared->input_format(i),
+                                          watches(edge.sender, receiver))});
     }
     output_bytes_.resize(outputs_.size());
     if (edge.receivers.back() == npos) output_bytes_[index_in(graph.outputs())] = tensor.size_bytes();
   }
 
-  // How long ahead of a frame its receiver wakes up. None between threads that share a CPU: there it would
-  // keep the sender from its work.
-  std::chrono::nanoseconds lead(size_t sender, size_t receiver) const {
-    if (std::thread::hardware_concurrency() < 2) return {};
+  // Whether a receiver may look out for its frame: not where it would keep the sender from its CPU.
+  bool watches(size_t sender, size_t receiver) const {
+    if (std::thread::hardware_concurrency() < 2) return false;
     const std::vector<int> anywhere;
     const auto cpus = [&](size_t stage) -> const std::vector<int>& {
       return stage == npos ? anywhere : setup_->manager->pool(setup_->cut.sub_graphs[stage].processor).cpus();
     };
     const std::vector<int>&from = cpus(sender), &to = cpus(receiver);
-    const bool apart = std::none_of(
-        from.begin(), from.end(), [&](int cpu) { return std::find(to.begin(), to.end(), cpu) != to.end(); });
-    if (!apart) return {};
-    return receiver == npos ? wake_up_time + timer_slack : wake_up_time;
+    return std::none_of(from.begin(), from.end(),
+                        [&](int cpu) { return std::find(to.begin(), to.end(), cpu) != to.end(); });
   }
 
   // As many buffers as frames can lie between the two ends, so that a skip connection does not stall the
@@ -327,7 +320,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
 
   void work(size_t index) {
     setup_->manager->pool(setup_->cut.sub_graphs[index].processor).pin_this_thread();
-    prctl(PR_SET_TIMERSLACK, 1);
+    prctl(PR_SET_TIMERSLACK, 1);  // for the alarm that precedes an expected frame
     try {
       for (;;) frame(index);
     } catch (const ClosedError&) {

@@ -135,8 +135,8 @@ void OperatorSequence::bind(const void* const* inputs, void* const* outputs) {
   // Inputs are only ever read; one table of plain pointers keeps the nodes simple.
   for (size_t i = 0; i < inputs_.size(); ++i) data_[inputs_[i]] = const_cast<void*>(inputs[i]);
   for (size_t i = 0; i < outputs_.size(); ++i) data_[outputs_[i]] = outputs[i];
-  if (!arena_) arena_ = arenas_->take(arena_bytes_, last_);
-  const bool moved = arena_->data() != last_;
+  if (!arena_ && arena_bytes_ > 0) arena_ = arenas_->take(arena_bytes_, last_);
+  const bool moved = arena_ && arena_->data() != last_;
   if (moved) move_to(*arena_);
   for (Node& node : nodes_)
     if (node.external || moved) resolve(node);

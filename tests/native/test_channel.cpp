@@ -250,7 +250,7 @@ TEST_CASE("each receiver reads in its own format; memory is counted") {
 
 TEST_CASE("announcements only say when to look: they deliver nothing, promise nothing and end") {
   Channel channel("t", {1}, f32, 1);
-  channel.add_receiver(f32, 50us);
+  channel.add_receiver(f32, true);
   const auto now = [] { return Channel::Clock::now(); };
   // Nothing comes: the deadline holds, whatever was announced.
   for (const auto due : {now() - 1h, now(), now() + 1h}) {
@@ -285,7 +285,7 @@ TEST_CASE("announcements only say when to look: they deliver nothing, promise no
 
 TEST_CASE("a receiver does not burn its CPU for a frame that is late") {
   Channel channel("t", {1}, f32, 1);
-  channel.add_receiver(f32, 50us);
+  channel.add_receiver(f32, true);
   std::thread sender([&] {
     std::this_thread::sleep_for(5ms);
     for (int i = 0; i < 10; ++i) {  // ten corrections, none of them true
@@ -312,8 +312,8 @@ TEST_CASE("a sender and three receivers on threads of their own: nothing is lost
   for (size_t capacity : {1, 3}) {
     Channel channel("t", shape, f32, capacity);
     channel.add_receiver(f32);
-    channel.add_receiver(f32, 20us);
-    channel.add_receiver(q8, 20us);
+    channel.add_receiver(f32, true);
+    channel.add_receiver(q8, true);
     std::atomic<int> wrong{0}, errors{0};
     const auto is_error = [](int frame) { return frame % 97 == 5; };
     std::vector<std::thread> receivers;

@@ -51,20 +51,23 @@ TEST_CASE("arenas: the last one if it is free, else any that fits; none is made 
   auto a = pool.take(1000, nullptr), b = pool.take(500, nullptr);
   CHECK(a->size_bytes() >= 1000);
   CHECK(b->size_bytes() >= 500);
-  const piqi::AlignedBuffer *const first = a.get(), *const second = b.get();
+  const uint8_t *const first = a->data(), *const second = b->data();
   CHECK(first != second);
   const size_t two = pool.memory_bytes();
   pool.give_back(std::move(a));
   pool.give_back(std::move(b));
   for (const auto* last : {second, first, second}) {
     auto again = pool.take(500, last);
-    CHECK(again.get() == last);
+    CHECK(again->data() == last);
     pool.give_back(std::move(again));
   }
   CHECK(pool.memory_bytes() == two);
+  auto small = pool.take(400, nullptr);  // the smallest that fits
+  CHECK(small->data() == second);
+  pool.give_back(std::move(small));
   auto larger = pool.take(2000, first);  // its last one is too small: it makes room
   CHECK(larger->size_bytes() >= 2000);
-  CHECK(pool.memory_bytes() == two + 1000);
+  CHECK(pool.memory_bytes() == 2000 + 1000);
   pool.trim();
   CHECK(pool.memory_bytes() == larger->size_bytes());
   pool.give_back(std::move(larger));

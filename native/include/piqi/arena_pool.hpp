@@ -28,7 +28,7 @@ class ArenaPool {
  private:
   mutable std::mutex mutex_;
   std::vector<Arena> free_;
-  size_t largest_ = 0, total_ = 0;
+  size_t total_ = 0;
 };
 
 }  // namespace piqi

@@ -39,10 +39,10 @@ class Channel {
 
   Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity);
 
-  /// Before use only. Returns the receiver's number. A receiver that runs beside the sender, not on the same
-  /// CPU, may name its `lead`: it then wakes up that long before an announced frame is due, and looks out for
-  /// it for some tens of microseconds, since waking up takes longer than the hand-over itself.
-  size_t add_receiver(const Format& format, std::chrono::nanoseconds lead = {});
+  /// Before use only. Returns the receiver's number. A receiver that `watches` wakes up shortly before an
+  /// announced frame is due and looks out for it for some tens of microseconds, since waking up takes longer
+  /// than the hand-over itself. Only for one that runs beside the sender, not on the same CPU.
+  size_t add_receiver(const Format& format, bool watches = false);
 
   /// Sender: waits for a free buffer, until `deadline`, then throws TimeoutError. Then publish() it, or
   /// fail() it.
@@ -80,14 +80,14 @@ class Channel {
   };
   class Converter;
   struct Receiver {
-    uint64_t taken = 0;                    // frames released so far
-    std::chrono::nanoseconds lead;         // zero: just waits
-    std::shared_ptr<Converter> converter;  // null: reads in place
+    uint64_t taken = 0;  // frames released so far
+    bool watches = false;
+    std::chrono::nanoseconds late{50'000};  // how late it wakes up from a sleep, by experience
+    std::shared_ptr<Converter> converter;   // null: reads in place
   };
   template <typename Condition>
   void wait(std::unique_lock<std::mutex>& lock, Clock::time_point deadline, Condition condition);
-  void wait_for_frame(std::unique_lock<std::mutex>& lock, const Receiver& receiver,
-                      Clock::time_point deadline);
+  void wait_for_frame(std::unique_lock<std::mutex>& lock, Receiver& receiver, Clock::time_point deadline);
   void put(std::exception_ptr error);
 
   const std::string name_;

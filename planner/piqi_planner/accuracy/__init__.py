@@ -1,9 +1,9 @@
 """Accuracy models: which layers are quantised -> accuracy, and a bound below it."""
 
 from piqi_planner.accuracy.base import AccuracyError, AccuracyModel
-from piqi_planner.accuracy.evaluate import Figures, LearningCurve, evaluate, learning_curve
+from piqi_planner.accuracy.evaluate import LearningCurve, evaluate, learning_curve
 from piqi_planner.accuracy.files import load_accuracy_model, save_accuracy_model
-from piqi_planner.accuracy.fit import MODELS, FittedModel, fit_accuracy, with_bound
+from piqi_planner.accuracy.fit import MODELS, Figures, FittedModel, fit_accuracy, with_bound
 from piqi_planner.accuracy.samples import Samples, read_samples
 
 __all__ = [

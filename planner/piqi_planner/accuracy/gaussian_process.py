@@ -8,6 +8,10 @@ The covariance of two masks m, m' is a sum of
 Scales and decays are learnt by maximum marginal likelihood with a weak log-normal prior (Rasmussen and Williams,
 Gaussian Processes for Machine Learning, 2006, 5.4) on a subset of the samples; the additive part is then fitted
 to all of them exactly, the product part projected on the subset, its anchors (op. cit., 8.3, subset of regressors).
+
+The product part alone can stand for effects of single layers too, which then level off for masks that have more
+layers quantised than any sample. A *separate* process leaves to it only what no sum of effects explains on the
+samples: it extrapolates better, from few samples it interpolates worse.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg import cholesky, lapack, solve_triangular  # type: ignore[import-untyped]
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 
@@ -29,6 +34,7 @@ CONSTANT_VARIANCE = 10.0  # of accuracy in units of its standard deviation: the 
 PRIOR_DEVIATION = 1.0  # of the logarithms of what belongs to a layer
 GLOBAL_PRIOR_DEVIATION = 2.0
 JITTER = 1e-8
+RANK_LIMIT = 1e-8
 CHUNK = 2048  # masks: their covariances with the anchors stay in the cache
 
 
@@ -49,7 +55,7 @@ class Hyperparameters:
 
     def logarithms(self) -> Floats:
         """As one vector, the values of layers first."""
-        return np.log(np.concatenate([np.atleast_1d(getattr(self, f.name)) for f in fields(self)]))
+        return np.asarray(np.log(np.concatenate([np.atleast_1d(getattr(self, f.name)) for f in fields(self)])))
 
     @classmethod
     def from_logarithms(cls, vector: Floats) -> Hyperparameters:
@@ -62,9 +68,9 @@ class Hyperparameters:
 class GaussianProcess(Predictor):
     """The process given samples. Accuracy in percent; its spread is a predictive standard deviation."""
 
-    def __init__(self, samples: Samples, hyperparameters: Hyperparameters, seed: int) -> None:
+    def __init__(self, samples: Samples, hyperparameters: Hyperparameters, separate: bool, seed: int) -> None:
         self.layers = samples.layers
-        self._hyper, self._seed = hyperparameters, seed
+        self._hyper, self._separate, self._seed = hyperparameters, separate, seed
         self._centre, self._unit = _standard(samples.accuracy_percent)
         chosen = anchors(len(samples), seed)
         points = samples.masks.astype(np.float64)
@@ -75,9 +81,9 @@ class GaussianProcess(Predictor):
         self._fit_spread(self._anchors[:SPREAD_ANCHORS])
 
     @classmethod
-    def fit(cls, samples: Samples, seed: int) -> GaussianProcess:
+    def fit(cls, samples: Samples, seed: int, separate: bool = False) -> GaussianProcess:
         """Learns hyperparameters, then the accuracy."""
-        return cls(samples, learn(samples.take(anchors(len(samples), seed))), seed)
+        return cls(samples, learn(samples.take(anchors(len(samples), seed)), separate), separate, seed)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], samples: Samples) -> GaussianProcess:
@@ -87,11 +93,11 @@ class GaussianProcess(Predictor):
             raise ValueError(f"hyperparameters of {len(hyper.scale)} layers, samples of {samples.layers}")
         if not np.isfinite(hyper.logarithms()).all():
             raise ValueError("hyperparameters that are not positive")
-        return cls(samples, hyper, int(values["seed"]))
+        return cls(samples, hyper, bool(values["separate"]), int(values["seed"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Hyperparameters and seed: the rest follows from the samples."""
-        return {"hyperparameters": asdict(self._hyper), "seed": self._seed}
+        return {"hyperparameters": asdict(self._hyper), "separate": self._separate, "seed": self._seed}
 
     def mean(self, masks: Masks) -> Floats:
         """Accuracy in percent."""
@@ -121,6 +127,11 @@ class GaussianProcess(Predictor):
         root = cholesky(inner, lower=True)
         products = _product_part(points, self._anchors, self._decay, hyper.amplitude)
         whitened = solve_triangular(root, products.T, lower=True).T
+        sums = _sums_of_effects(points)
+        explained = np.zeros((sums.shape[1], whitened.shape[1]))
+        if self._separate:
+            explained = np.linalg.lstsq(sums, whitened, rcond=None)[0]
+            whitened = whitened - sums @ explained
         centred = points - 0.5
         roots = np.sqrt(np.array([CONSTANT_VARIANCE, hyper.common / self.layers, *hyper.scale]))
         additive = np.column_stack([np.ones(len(points)), centred.sum(axis=1), centred]) * roots
@@ -131,10 +142,11 @@ class GaussianProcess(Predictor):
         solved = solve_triangular(factor, design.T @ targets, lower=True)
         solved = solve_triangular(factor, solved, lower=True, trans="T")
         linear = solved[: self.layers + 2] * roots
-        effects = linear[2:] + linear[1]
-        self._effects = self._unit * effects
-        self._constant = self._centre + self._unit * (linear[0] - effects.sum() / 2)
-        self._weights = self._unit * solve_triangular(root, solved[self.layers + 2 :], lower=True, trans="T")
+        effects, weights = linear[2:] + linear[1], solved[self.layers + 2 :]
+        removed = explained @ weights
+        self._effects = self._unit * (effects - removed[1:])
+        self._constant = self._centre + self._unit * (linear[0] - effects.sum() / 2 - removed[0])
+        self._weights = self._unit * solve_triangular(root, weights, lower=True, trans="T")
 
     def _fit_spread(self, points: Floats) -> None:
         covariance = _covariance(points, points, self._hyper)
@@ -144,20 +156,22 @@ class GaussianProcess(Predictor):
         self._spread_factor = solve_triangular(root, np.eye(len(points)), lower=True).T
 
 
-def anchors(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+def anchors(count: int, seed: int) -> npt.NDArray[np.intp]:
     """Places of at most MAX_ANCHORS of `count` samples, drawn at random."""
     return np.random.default_rng(seed).permutation(count)[:MAX_ANCHORS]
 
 
-def learn(samples: Samples) -> Hyperparameters:
+def learn(samples: Samples, separate: bool) -> Hyperparameters:
     """The hyperparameters of highest posterior density. O(n^3)."""
     start = Hyperparameters.typical(samples.layers).logarithms()
     centre, unit = _standard(samples.accuracy_percent)
     points = samples.masks.astype(np.float64)
+    left, values, _ = np.linalg.svd(_sums_of_effects(points), full_matrices=False)
+    basis = left[:, values > RANK_LIMIT * values[0]] if separate else np.zeros((len(points), 0))
     found = minimize(
         _negative_log_posterior,
         start,
-        args=(start, points, (samples.accuracy_percent - centre) / unit),
+        args=(start, points, (samples.accuracy_percent - centre) / unit, basis),
         jac=True,
         method="L-BFGS-B",
         bounds=[(value - 12, value + 12) for value in start],
@@ -166,15 +180,20 @@ def learn(samples: Samples) -> Hyperparameters:
     return Hyperparameters.from_logarithms(found.x)
 
 
-def _negative_log_posterior(vector: Floats, prior: Floats, points: Floats, targets: Floats) -> tuple[float, Floats]:
-    """And its gradient. The derivatives for all layers together take two products of matrices."""
+def _negative_log_posterior(
+    vector: Floats, prior: Floats, points: Floats, targets: Floats, basis: Floats
+) -> tuple[float, Floats]:
+    """And its gradient. The product part is without what lies in the span of `basis` (orthonormal, [n, k]).
+
+    The derivatives for all layers together take two products of matrices.
+    """
     hyper = Hyperparameters.from_logarithms(vector)
     layers = points.shape[1]
     centred = points - 0.5
     product = _product_part(points, points, np.array(hyper.decay), hyper.amplitude)
     count = centred.sum(axis=1)
     common = np.outer(count, count) * (hyper.common / layers)
-    covariance = (centred * hyper.scale) @ centred.T + common + product + CONSTANT_VARIANCE
+    covariance = (centred * hyper.scale) @ centred.T + common + _without(basis, product) + CONSTANT_VARIANCE
     covariance[np.diag_indices_from(covariance)] += hyper.noise
     root, failed = lapack.dpotrf(covariance, lower=1)
     if failed:
@@ -186,7 +205,7 @@ def _negative_log_posterior(vector: Floats, prior: Floats, points: Floats, targe
     slope = inverse - np.outer(weights, weights)  # of the value by the covariance, twice
     gradient = np.empty_like(vector)
     gradient[:layers] = np.array(hyper.scale) * np.einsum("ni,ni->i", centred, slope @ centred)
-    by_product = slope * product
+    by_product = _without(basis, slope) * product
     differing = by_product.sum(axis=1) @ points - np.einsum("ni,ni->i", points, by_product @ points)
     gradient[layers : 2 * layers] = -2 * np.array(hyper.decay) * differing
     gradient[2 * layers :] = (slope * common).sum(), by_product.sum(), hyper.noise * np.trace(slope)
@@ -196,12 +215,25 @@ def _negative_log_posterior(vector: Floats, prior: Floats, points: Floats, targe
     return value + 0.5 * float(distance @ distance), gradient / 2 + distance / deviation
 
 
+def _without(basis: Floats, matrix: Floats) -> Floats:
+    """The symmetric matrix projected, from both sides, on what is orthogonal to `basis`."""
+    if not basis.shape[1]:
+        return matrix
+    half = matrix - basis @ (basis.T @ matrix)
+    return np.asarray(half - (half @ basis) @ basis.T)
+
+
+def _sums_of_effects(points: Floats) -> Floats:
+    """The design matrix of a constant and an effect a layer, [n, 1 + layers]."""
+    return np.column_stack([np.ones(len(points)), points])
+
+
 def _product_part(left: Floats, right: Floats, decay: Floats, amplitude: float) -> Floats:
     """amplitude * exp(-weighted Hamming distance), [n, m]."""
     exponent = left @ (2 * decay * right).T
     exponent -= (left @ decay)[:, np.newaxis]
     exponent -= right @ decay - np.log(amplitude)
-    return np.exp(exponent, out=exponent)
+    return np.asarray(np.exp(exponent, out=exponent))
 
 
 def _covariance(left: Floats, right: Floats, hyper: Hyperparameters) -> Floats:

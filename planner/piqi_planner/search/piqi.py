@@ -17,7 +17,7 @@ from piqi_planner.search.problem import Archive, Masks, Problem, Progress, Searc
 from piqi_planner.search.relaxation import Relaxation, Weights
 from piqi_planner.search.trade_off import TradeOff
 
-ROUNDS = 12  # of local search
+ROUNDS = 24  # of local search
 PROMISING = 40  # neighbours of a mask, two and more layers away, that a round works out
 TRIPLES = 4000  # sets of three layers whose flipping is considered
 STRETCHES = 400  # runs of layers that are quantised, or not, together

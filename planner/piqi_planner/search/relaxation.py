@@ -3,7 +3,7 @@
 The cost of a configuration is a sum over layers that depends on pairs of neighbours, but for NPU runs, whose layers
 get cheaper with the length of the run. Dynamic programming over the layers, an NPU run a step of its own, therefore
 finds the best of all configurations, for many weightings at once. Two details of the cost are left out
-(`CostTables.late` and `.side_mj`, small and of second order): whatever is found is then evaluated exactly.
+(`CostTables.late` and `.side`, small and of second order): whatever is found is then evaluated exactly.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Relaxation:
         else:
             run_best = saved_best = np.zeros((layers, w))
         blocked, forced = np.isposinf(price), np.isneginf(price)
-        cost_npu = np.where(np.isinf(price), 0.0, price).T + run_best  # [L, W]
+        paid = np.where(np.isinf(price), 0.0, price).T
+        cost_npu = paid + run_best  # [L, W]
         sums = np.concatenate([np.zeros((1, w)), np.cumsum(cost_npu, axis=0)])
         sums_saved = np.concatenate([np.zeros((1, w)), np.cumsum(saved_best, axis=0)])
         # The first layer that a run ending at layer i may begin with.
@@ -108,44 +109,43 @@ class Relaxation:
         start = np.full((layers, w), np.inf)  # ... of everything paid up to the begin of a run, beyond `run_best`
         from_exact = np.zeros((layers, f, w), np.int16)  # >= f: an NPU state
         run_start = np.zeros((layers, n, w), np.int16)
-        before_run = np.zeros((layers, w), np.int16)  # exact state before it; -1: none
+        entry = np.zeros((layers, w), np.int16)  # the state in which a run of several layers begins
+        before_run = np.zeros((layers, n, w), np.int16)  # exact state before a run that begins in a state; -1: none
         places = np.arange(layers)[:, None]
         for layer in range(layers):
             if layer == 0:
-                own = weighted(self._first[0][self.exact], self._first[1][self.exact])
-                exact[0] = own
-                if n:
-                    entered = weighted(self._first[0][self.npu], self._first[1][self.npu])
-                    first = np.take_along_axis(entered, best_inside[0][None], 0)[0]
-                    start[0], before_run[0] = first - run_best[0], -1
+                exact[0] = weighted(self._first[0][self.exact], self._first[1][self.exact])
+                entered = weighted(self._first[0][self.npu], self._first[1][self.npu])
+                before_run[0] = -1
             else:
                 stay = exact[layer - 1][:, None] + weighted(*self._stay[layer])
                 if n:
                     leave = npu[layer - 1][:, None] + weighted(*self._leave[layer])
                     stay = np.concatenate([stay, leave])
-                from_exact[layer] = stay.argmin(axis=0)
-                exact[layer] = np.take_along_axis(stay, from_exact[layer][None].astype(np.intp), 0)[0]
-                if n:
-                    # A run is entered in the state that is best inside of it: what load costs more is small.
-                    entering = weighted(*self._enter_npu[layer])
-                    entering = np.take_along_axis(entering, best_inside[layer][None, None], 1)[:, 0]
-                    enter = exact[layer - 1] + entering
+                    enter = exact[layer - 1][:, None] + weighted(*self._enter_npu[layer])
                     before_run[layer] = enter.argmin(axis=0)
-                    start[layer] = enter.min(axis=0) - run_best[layer]
+                    entered = enter.min(axis=0)
+                from_exact[layer] = stay.argmin(axis=0)
+                exact[layer] = stay.min(axis=0)
             if n:
-                length = layer - places[: layer + 1]  # other layers of the run, for each begin
+                entry[layer] = entered.argmin(axis=0)
+                start[layer] = entered.min(axis=0) - run_best[layer]
+                npu[layer] = np.where(blocked[:, layer], np.inf, entered + paid[layer])  # a run of one
+                run_start[layer] = layer
+            if n and layer:
+                length = layer - places[:layer]  # other layers of the run, for each begin
                 total = (
-                    start[: layer + 1]
-                    + (sums[layer + 1] - sums[: layer + 1])
-                    - length * (sums_saved[layer + 1] - sums_saved[: layer + 1])
+                    start[:layer]
+                    + (sums[layer + 1] - sums[:layer])
+                    - length * (sums_saved[layer + 1] - sums_saved[:layer])
                 )
-                total = np.where(places[: layer + 1] >= wall[layer + 1], total, np.inf)
-                chosen = total.argmin(axis=0)
-                # The state at its end matters to what follows; the others of the run are at their best.
-                npu[layer] = total.min(axis=0) + run[layer] - run_best[layer]
-                run_start[layer] = chosen
+                total = np.where(places[:layer] >= wall[layer + 1], total, np.inf)
+                # The state at its end matters to what follows; inside of it the others are at their best.
+                longer = total.min(axis=0) + run[layer] - run_best[layer]
+                run_start[layer] = np.where(longer < npu[layer], total.argmin(axis=0), layer)
+                npu[layer] = np.minimum(longer, npu[layer])
             exact[layer] = np.where(forced[:, layer], np.inf, exact[layer])
-        return self._trace_back(exact, npu, weighted(*self._end), from_exact, run_start, before_run, best_inside)
+        return self._trace_back(exact, npu, weighted(*self._end), from_exact, run_start, entry, before_run, best_inside)
 
     def _trace_back(
         self,
@@ -154,6 +154,7 @@ class Relaxation:
         end: Floats,
         from_exact: npt.NDArray[np.int16],
         run_start: npt.NDArray[np.int16],
+        entry: npt.NDArray[np.int16],
         before_run: npt.NDArray[np.int16],
         best_inside: npt.NDArray[np.intp],
     ) -> Configs:
@@ -171,7 +172,10 @@ class Relaxation:
                     layer -= 1
                     continue
                 begin = int(run_start[layer, state - f, k])
+                first = int(entry[begin, k]) if begin < layer else state - f
                 configs[k, begin:layer] = self.npu[best_inside[begin:layer, k]]
-                state = int(before_run[begin, k])
+                if begin < layer:
+                    configs[k, begin] = self.npu[first]
+                state = int(before_run[begin, first, k])
                 layer = begin - 1
         return configs

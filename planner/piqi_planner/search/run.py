@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,12 +69,24 @@ def search(
     if len(shares) < 2:
         return _run(name, problem, list(floors), seed, budget_s, progress)
     fronts = {}
-    with ProcessPoolExecutor(len(shares)) as pool:
-        pending = [pool.submit(_run, name, problem, share, seed, budget_s, None) for share in shares]
+    # Cost models hold functions, which cannot be sent: the processes inherit the problem.
+    with ProcessPoolExecutor(len(shares), get_context("fork"), _inherit, (problem,)) as pool:
+        pending = [pool.submit(_run_inherited, name, share, seed, budget_s) for share in shares]
         for done, future in enumerate(pending):
             fronts.update(future.result())
             progress((done + 1) / len(pending))
     return {floor: fronts[floor] for floor in floors if floor in fronts}
+
+
+_inherited: list[Problem] = []
+
+
+def _inherit(problem: Problem) -> None:
+    _inherited[:] = [problem]
+
+
+def _run_inherited(name: str, floors: list[float], seed: int, budget_s: float | None) -> dict[float, Front]:
+    return _run(name, _inherited[0], floors, seed, budget_s, None)
 
 
 def _run(

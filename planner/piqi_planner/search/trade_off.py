@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from piqi_planner.search.front import Floats
 
-NEAREST = 2  # masks on either side of a floor that are expanded at a time
+NEAREST = 3  # masks on either side of a floor that are expanded at a time
 
 
 class TradeOff:
