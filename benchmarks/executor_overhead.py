@@ -22,7 +22,7 @@ WANTED_PART, WANTED_SWITCH_US = 0.02, 30
 
 def main() -> None:
     """Prints the tables."""
-    arguments = parser(__doc__, 60).parse_args()
+    arguments = parser(__doc__, 15).parse_args()
     path = mobilenet(arguments.model)
     model = load(path)
     count = model.layer_count
@@ -40,7 +40,7 @@ def main() -> None:
         f"{place}, {name}": lambda executor=executor: executor.run(inputs)
         for (place, name), executor in executors.items()
     }
-    interleaved(calls, arguments.rounds)
+    interleaved(calls, arguments.rounds, 20)
     rows: list[list[object]] = []
     base: dict[str, float] = {}
     for (place, name), executor in executors.items():

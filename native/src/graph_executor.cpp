@@ -365,6 +365,9 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     for (Channel* output : stage.outputs) error ? output->fail(error) : output->publish();
     for (const Inlet& inlet : stage.inputs) inlet.channel->release(inlet.receiver);
     announce(stage.followers);
+    // Frames that come without a pause find the only sub-graph awake.
+    if (stages_.size() == 1)
+      for (const Inlet& inlet : stage.inputs) inlet.channel->announce(Clock::now(), false);
   }
 
   // A conversion that fails costs its frame, not the thread.

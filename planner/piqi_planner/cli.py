@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import piqi_native
-from piqi_planner.commands import demo, layers, run
+from piqi_planner.commands import compare, demo, fit_accuracy, layers, run, search, show, table, validate
 from piqi_runtime.errors import PiqiError
 
-COMMANDS = (layers, run, demo)
+COMMANDS = (layers, run, validate, fit_accuracy, search, table, show, compare, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

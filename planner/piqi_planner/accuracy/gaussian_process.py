@@ -247,7 +247,8 @@ def _covariance(left: Floats, right: Floats, hyper: Hyperparameters) -> Floats:
 def _additive_variance(points: Floats, hyper: Hyperparameters) -> Floats:
     """The diagonal of all parts but product and noise, [n]."""
     centred_sum = (points - 0.5).sum(axis=1)
-    return CONSTANT_VARIANCE + sum(hyper.scale) / 4 + centred_sum**2 * (hyper.common / points.shape[1])
+    common: Floats = centred_sum**2 * (hyper.common / points.shape[1])
+    return CONSTANT_VARIANCE + sum(hyper.scale) / 4 + common
 
 
 def _standard(accuracy_percent: Floats) -> tuple[float, float]:

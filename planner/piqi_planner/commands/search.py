@@ -13,7 +13,7 @@ from piqi_planner.front import operating_points, single_processor_fronts, write_
 from piqi_planner.plots_front import draw_front
 from piqi_planner.profile import load_profile
 from piqi_planner.progress import share_bar
-from piqi_planner.search import SEARCHES, SearchError, hypervolume, search
+from piqi_planner.search import SEARCHES, Front, SearchError, hypervolume, search
 from piqi_runtime.report import format_table
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--search", choices=SEARCHES, default="piqi", help="default: piqi")
     parser.add_argument("--cost", choices=get_args(CostName), default="calibrated", help="default: calibrated")
-    parser.add_argument(
-        "--cost-parameters", type=Path, metavar="JSON", help="fitted by validate (default: shipped)"
-    )
+    parser.add_argument("--cost-parameters", type=Path, metavar="JSON", help="fitted by validate (default: shipped)")
     parser.add_argument("--genes", choices=("all", "published"), default="all", help="published: GPU's host at its top")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="for each floor (default: until it is done)")
@@ -78,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
     for floor, front in fronts.items():
         suffix = f"_{floor:g}" if len(fronts) > 1 else ""
         path = arguments.out.with_stem(arguments.out.stem + suffix)
-        points = operating_points(profile, front, arguments.search, arguments.seed)
+        points = operating_points(profile, front)
         write_front(path, points)
         if arguments.plot:
             picture = arguments.plot.with_stem(arguments.plot.stem + suffix)
@@ -89,9 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
                 "points": len(front),
                 "fastest_ms": round(float(front.latency_ms.min()), 4),
                 "least_mw": round(float(front.power_mw.min()), 3),
-                "hypervolume": hypervolume(front.latency_ms, front.power_mw, tuple(arguments.reference))
-                if arguments.reference
-                else None,
+                "hypervolume": _hypervolume(front, arguments.reference),
                 "front": str(path),
             }
         )
@@ -101,6 +97,12 @@ def main(arguments: argparse.Namespace) -> None:
     rows: list[tuple[str, ...]] = [("floor %", "points", "fastest ms", "least mW", "hypervolume s W", "front")]
     rows += [tuple("-" if value is None else str(value) for value in result.values()) for result in results]
     print(format_table(rows, left=(5,)))
+
+
+def _hypervolume(front: Front, reference: list[float] | None) -> float | None:
+    if reference is None:
+        return None
+    return round(hypervolume(front.latency_ms, front.power_mw, (reference[0], reference[1])), 6)
 
 
 def _accuracy(arguments: argparse.Namespace, layers: int) -> AccuracyModel:

@@ -17,11 +17,12 @@ from piqi_planner.search.problem import Archive, Masks, Problem, Progress, Searc
 from piqi_planner.search.relaxation import Relaxation, Weights
 from piqi_planner.search.trade_off import TradeOff
 
-ROUNDS = 24  # of local search
+ROUNDS = 16  # of local search
 PROMISING = 40  # neighbours of a mask, two and more layers away, that a round works out
 TRIPLES = 4000  # sets of three layers whose flipping is considered
 STRETCHES = 400  # runs of layers that are quantised, or not, together
 SAMPLED_MASKS = 400  # that the first slopes of accuracy are taken from
+EXPANDING = 0.75  # share of the budget that local search may use; the rest is for the points in between
 FINE_WEIGHTINGS = 120  # for each of at most FINE_MASKS masks of a front
 FINE_MASKS = 60
 FILL_ROUNDS = 3
@@ -42,7 +43,7 @@ class PiqiSearch(Search):
         self._spread(archive, trade_offs)
         for number in range(ROUNDS):
             progress(number / (ROUNDS + 1))
-            if self.late or not self._expand(archive, trade_offs):
+            if self.spent > EXPANDING or not self._expand(archive, trade_offs):
                 break
         for number, floor in enumerate(archive.floors):
             if floor not in archive.fronts:

@@ -47,8 +47,10 @@ class Problem:
     def evaluate(self, configs: Configs) -> Front:
         """The configurations with their costs and accuracies."""
         costs = self.cost.evaluate(configs)
-        masks, place = np.unique(self.masks(configs), axis=0, return_inverse=True)
-        accuracy = self.accuracy.predict(masks)[place.reshape(-1)]
+        masks = self.masks(configs)
+        packed = np.packbits(masks, axis=1)
+        _, chosen, place = np.unique(packed.view(f"V{packed.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+        accuracy = self.accuracy.predict(masks[chosen])[place]
         return Front(configs, costs.latency_ms, costs.power_mw, costs.energy_mj, accuracy)
 
 
@@ -81,18 +83,23 @@ class Archive:
 
 
 class Search(ABC):
-    """A way to fill an archive. `deadline`: in terms of time.monotonic(); what was found by then stays."""
+    """A way to fill an archive. With a budget it ends when that is used up; what was found by then stays."""
 
     def __init__(self, problem: Problem, seed: int = 0, budget_s: float | None = None) -> None:
         self.problem = problem
         self.random = np.random.default_rng(seed)
         self.seed = seed
-        self.deadline = np.inf if budget_s is None else time.monotonic() + budget_s
+        self._began, self._budget_s = time.monotonic(), budget_s
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is used up; 0 without a budget."""
+        return (time.monotonic() - self._began) / self._budget_s if self._budget_s else 0.0
 
     @property
     def late(self) -> bool:
         """True when the budget is used up."""
-        return time.monotonic() > self.deadline
+        return self.spent > 1
 
     @abstractmethod
     def run(self, archive: Archive, progress: Progress) -> None:
