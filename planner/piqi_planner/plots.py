@@ -40,7 +40,7 @@ def _draw_timeline(axis: pyplot.Axes, report: Report, letters: str) -> None:
     shown = [int(np.argsort(totals)[len(totals) // 2])]
     if report.throughput_fps * report.latency_us.median > 1.2e6:  # frames overlap
         shown = list(range(shown[0], min(shown[0] + 4, report.frames)))
-    start = min(int(move.published[shown[0]]) for move in report.moves)
+    start = int(report.works[0].began[shown[0]])
     rows = {letter: len(letters) - 1 - row for row, letter in enumerate(letters)}
     for order, frame in enumerate(shown):
         for work in report.works:
@@ -62,5 +62,6 @@ def _draw_timeline(axis: pyplot.Axes, report: Report, letters: str) -> None:
                 axis.plot(times, (rows[move.source], rows[move.destination]), color="0.35", linewidth=0.8, zorder=3)
     axis.set_yticks(list(rows.values()), list(rows))
     axis.set_ylim(-0.6, len(letters) - 0.4)
+    axis.set_xlim(left=0)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from piqi_planner.plots import COLOURS
 from piqi_planner.search.front import Floats
@@ -59,6 +60,9 @@ def draw_front(
         )
         figure.colorbar(drawn, label=f"{metric} (%)")
     axis.set_xscale("log")
+    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_xlabel("latency (ms)")
     axis.set_ylabel("power (mW)")
     if singles:
