@@ -22,7 +22,7 @@ PROMISING = 40  # neighbours of a mask, two and more layers away, that a round w
 TRIPLES = 4000  # sets of three layers whose flipping is considered
 STRETCHES = 400  # runs of layers that are quantised, or not, together
 SAMPLED_MASKS = 400  # that the first slopes of accuracy are taken from
-EXPANDING = 0.75  # share of the budget that local search may use; the rest is for the points in between
+EXPANDING = 0.65  # share of the budget that local search may use; the rest is for the points in between
 FINE_WEIGHTINGS = 120  # for each of at most FINE_MASKS masks of a front
 FINE_MASKS = 60
 FILL_ROUNDS = 3
@@ -50,7 +50,7 @@ class PiqiSearch(Search):
                 raise SearchError(
                     f"no mask reaches an accuracy of {floor:g} %; the best found has {archive.best_accuracy:.4f} %"
                 )
-            self._refine(archive, floor, trade_offs)
+            self.refine(archive, floor)
             progress((ROUNDS + (number + 1) / len(archive.floors)) / (ROUNDS + 1))
 
     def _weightings(self) -> Floats:
@@ -131,7 +131,7 @@ class PiqiSearch(Search):
         flipped = np.concatenate([one[first] | one[second], one[three].any(axis=1), alike])
         return flipped, self.problem.accuracy.predict(mask ^ flipped)
 
-    def _refine(self, archive: Archive, floor: float, trade_offs: list[TradeOff]) -> None:
+    def refine(self, archive: Archive, floor: float) -> None:
         """Between the corners of the hull: more weightings, then every other state of every single layer."""
         front = archive.fronts[floor]
         masks = np.unique(self.problem.masks(front.configs), axis=0)
