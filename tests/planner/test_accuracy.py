@@ -205,7 +205,7 @@ def test_wrong_masks(fitted: FittedModel) -> None:
 def test_too_few_samples() -> None:
     with pytest.raises(AccuracyError, match="at least 20 samples are needed, got 10"):
         fit_accuracy(make_samples(10))
-    with pytest.raises(AccuracyError, match="30 samples are too few for a confidence of 0.99"):
+    with pytest.raises(AccuracyError, match=r"30 samples are too few for a confidence of 0\.99"):
         fit_accuracy(make_samples(30), confidence=0.99)
     with pytest.raises(AccuracyError, match="confidence"):
         fit_accuracy(make_samples(30), confidence=1.0)

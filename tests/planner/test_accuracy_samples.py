@@ -54,7 +54,7 @@ def test_errors_name_file_line_and_value(lines: tuple[str, ...], message: str, t
 
 
 def test_other_errors(tmp_path: Path) -> None:
-    with pytest.raises(AccuracyError, match="none.csv"):
+    with pytest.raises(AccuracyError, match=r"none\.csv"):
         read_samples(tmp_path / "none.csv", 3)
     path = write(tmp_path / "s.csv", "q,a,b", "1,50,60")
     with pytest.raises(AccuracyError, match=r"metric 'c': expected one of a, b"):
