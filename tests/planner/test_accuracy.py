@@ -232,6 +232,7 @@ def test_learning_curve_falls(samples: Samples) -> None:
     assert errors[0, -1] < errors[0, 0]
 
 
+@pytest.mark.timeout(900)  # minutes on a busy machine
 @pytest.mark.parametrize(
     ("name", "layers", "limit"), [("mobilenet_v1", 15, 0.0258), ("yolov3", 75, 0.0654)], ids=["MobileNet", "YOLOv3"]
 )
