@@ -31,8 +31,8 @@ MAX_ANCHORS = 700  # marginal likelihood costs their third power, a prediction i
 SPREAD_ANCHORS = 200  # the spread costs their square; it is calibrated afterwards, whatever it leaves out
 MAX_ITERATIONS = 100
 CONSTANT_VARIANCE = 10.0  # of accuracy in units of its standard deviation: the mean is all but free
-PRIOR_DEVIATION = 1.0  # of the logarithms of what belongs to a layer
-GLOBAL_PRIOR_DEVIATION = 2.0
+#: Of logarithms. Effects of layers differ widely, most are next to nothing and a few large.
+SCALE_DEVIATION, DECAY_DEVIATION, GLOBAL_DEVIATION = 2.0, 0.5, 2.0
 JITTER = 1e-8
 RANK_LIMIT = 1e-8
 CHUNK = 2048  # masks: their covariances with the anchors stay in the cache
@@ -209,8 +209,7 @@ def _negative_log_posterior(
     differing = by_product.sum(axis=1) @ points - np.einsum("ni,ni->i", points, by_product @ points)
     gradient[layers : 2 * layers] = -2 * np.array(hyper.decay) * differing
     gradient[2 * layers :] = (slope * common).sum(), by_product.sum(), hyper.noise * np.trace(slope)
-    deviation = np.full(len(vector), PRIOR_DEVIATION)
-    deviation[2 * layers :] = GLOBAL_PRIOR_DEVIATION
+    deviation = np.repeat((SCALE_DEVIATION, DECAY_DEVIATION, GLOBAL_DEVIATION), (layers, layers, 3))
     distance = (vector - prior) / deviation
     return value + 0.5 * float(distance @ distance), gradient / 2 + distance / deviation
 
