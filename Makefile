@@ -7,6 +7,9 @@ SYSTEM_PACKAGES := g++ cmake ninja-build clang-format python3-dev python3-venv \
 	doctest-dev libpthreadpool-dev libxnnpack-dev  # libxnnpack-dev forgets to depend on libpthreadpool-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 export PIQI_WERROR := 1
+# Small linear algebra: threads that spin for each other cost more than they give.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
 
 .PHONY: help demo test test-sanitize bench build system clean
 .DELETE_ON_ERROR:

@@ -1,6 +1,11 @@
 """Fixtures of all tests."""
 
+import os
 from pathlib import Path
+
+# Before NumPy is loaded: its threads would spin for each other on what the tests give them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
