@@ -6,12 +6,19 @@ STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := g++ cmake ninja-build clang-format python3-dev python3-venv \
 	doctest-dev libpthreadpool-dev libxnnpack-dev  # libxnnpack-dev forgets to depend on libpthreadpool-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+# Rockchip's toolkit wants older packages than the planner (and names an older torch than it runs with: --no-deps).
+RKNN_VENV := .rknn-env
+RKNN_TOOLKIT := rknn-toolkit2==2.5.0
+RKNN_PACKAGES := numpy==1.26.4 onnx==1.18.0 onnxruntime==1.26.0 protobuf==4.25.4 psutil ruamel.yaml scipy tqdm \
+	opencv-python==4.11.0.86 fast-histogram "setuptools<81" torch==2.13.0
+RKNN_STAMP := $(RKNN_VENV)/.installed-$(RKNN_TOOLKIT)
+RKNN_PIP := $(RKNN_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --quiet
 export PIQI_WERROR := 1
 # Small linear algebra: threads that spin for each other cost more than they give.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test test-sanitize bench build system clean
+.PHONY: help demo test test-sanitize bench build rknn-env system clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,12 +27,13 @@ help:
 	@echo "make test-sanitize  only those under the sanitizers"
 	@echo "make bench          every benchmark, each with its peer beside it"
 	@echo "make build          the virtual environment and the extension (recompiles what has changed)"
-	@echo "make clean          removes build products; the virtual environment ($(VENV)) stays"
+	@echo "make rknn-env       the virtual environment of Rockchip's toolkit, for planner prepare (several GB)"
+	@echo "make clean          removes build products; the virtual environments ($(VENV), $(RKNN_VENV)) stay"
 
 demo: build
 	@$(BIN)/planner demo
 
-test: build
+test: build rknn-env
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-sanitize: build
@@ -37,6 +45,15 @@ bench: build
 build: $(STAMP)
 	@echo "building the extension"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+
+rknn-env: $(RKNN_STAMP)
+
+$(RKNN_STAMP):
+	@test -x $(RKNN_VENV)/bin/python || { echo "creating $(RKNN_VENV)"; $(PYTHON) -m venv $(RKNN_VENV); }
+	@echo "installing $(RKNN_TOOLKIT) and PyTorch into $(RKNN_VENV) (takes minutes)"
+	@$(RKNN_PIP) $(RKNN_PACKAGES)
+	@$(RKNN_PIP) --no-deps $(RKNN_TOOLKIT)
+	@touch $@
 
 system:
 	@scripts/install_system_packages $(SYSTEM_PACKAGES)

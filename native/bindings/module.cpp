@@ -9,6 +9,7 @@
 #include "piqi/board.hpp"
 #include "piqi/graph_executor.hpp"
 #include "piqi/interpreter.hpp"
+#include "piqi/mask_evaluator.hpp"
 #include "piqi/version.hpp"
 #include "python_backend.hpp"
 
@@ -182,6 +183,28 @@ py::dict run_interpreter(Interpreter& interpreter, const py::dict& inputs) {
   return results.arrays;
 }
 
+using Masks = py::array_t<bool, py::array::c_style | py::array::forcecast>;
+
+void evaluate_masks(MaskEvaluator& evaluator, const py::dict& inputs, const Masks& masks,
+                    const py::function& on_outputs) {
+  const Graph& graph = evaluator.graph();
+  if (masks.ndim() != 2 || static_cast<size_t>(masks.shape(1)) != graph.layer_count())
+    throw GraphError(graph.name() + ": masks must have the shape [n, " + std::to_string(graph.layer_count()) +
+                     "]");
+  const Frame frame(graph, inputs);
+  static_assert(sizeof(bool) == 1);
+  const auto* bits = reinterpret_cast<const uint8_t*>(masks.data());
+  const auto leaf = [&](size_t mask, const void* const* outputs) {
+    const py::gil_scoped_acquire gil;
+    Results results(graph);
+    for (size_t i = 0; i < results.pointers.size(); ++i)
+      std::memcpy(results.pointers[i], outputs[i], graph.tensor(graph.outputs()[i]).size_bytes());
+    on_outputs(mask, results.arrays);
+  };
+  const py::gil_scoped_release release;
+  evaluator.run(frame.pointers.data(), bits, static_cast<size_t>(masks.shape(0)), leaf);
+}
+
 py::array activation(const Interpreter& interpreter, const std::string& name) {
   const Tensor& tensor = interpreter.graph().tensor(interpreter.graph().find_tensor(name));
   const void* data = interpreter.data(interpreter.graph().find_tensor(name));
@@ -281,6 +304,15 @@ void bind_graph(py::module_& m) {
       .def("run", &run_interpreter, py::arg("inputs"))
       .def("activation", &activation, py::arg("name"))
       .def_property_readonly("memory_bytes", &Interpreter::memory_bytes);
+
+  py::classh<MaskEvaluator>(m, "MaskEvaluator")
+      .def(py::init([](std::shared_ptr<Graph> exact, std::shared_ptr<Graph> quantised, size_t threads) {
+             const py::gil_scoped_release release;
+             return std::make_unique<MaskEvaluator>(std::move(exact), std::move(quantised), threads);
+           }),
+           py::arg("exact").none(false), py::arg("quantised").none(false), py::arg("threads") = 1)
+      .def("evaluate", &evaluate_masks, py::arg("inputs"), py::arg("masks"), py::arg("on_outputs"))
+      .def_property_readonly("memory_bytes", &MaskEvaluator::memory_bytes);
 
   py::classh<Partition>(m, "Partition")
       .def(py::init([](std::shared_ptr<Graph> graph, size_t first_layer, size_t last_layer,

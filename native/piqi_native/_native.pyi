@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -50,6 +50,17 @@ class Interpreter:
     def __init__(self, graph: Graph, threads: int = 1, keep_all: bool = False) -> None: ...
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
     def activation(self, name: str) -> Array: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
+class MaskEvaluator:
+    def __init__(self, exact: Graph, quantised: Graph, threads: int = 1) -> None: ...
+    def evaluate(
+        self,
+        inputs: Mapping[str, Array],
+        masks: npt.NDArray[np.bool_],
+        on_outputs: Callable[[int, dict[str, Array]], object],
+    ) -> None: ...
     @property
     def memory_bytes(self) -> int: ...
 

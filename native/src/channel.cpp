@@ -5,6 +5,8 @@
 #include <thread>
 #include <utility>
 
+#include "conversion.hpp"
+
 namespace piqi {
 namespace {
 
@@ -43,19 +45,7 @@ class Channel::Converter {
     }
     if (from.type == to.type && from.quantization == to.quantization) return;
     converted_ = AlignedBuffer(size_bytes);
-    Graph graph("conversion of '" + name + "'");
-    const TensorId source = graph.add_tensor(tensor("from", from));
-    const TensorId target = graph.add_tensor(tensor("to", to));
-    Operator op;
-    op.name = name;
-    op.kind = to.type == DataType::Float32 ? OperatorKind::Dequantize : OperatorKind::Quantize;
-    op.inputs = {source};
-    op.outputs = {target};
-    graph.add_operator(op);
-    graph.add_input(source);
-    graph.add_output(target);
-    graph.finish();
-    kernel_ = make_kernel(graph, graph.operators()[0]);
+    kernel_ = make_conversion(name, shape, from, to);
   }
 
   const void* convert(const void* data, pthreadpool_t pool) {
@@ -81,15 +71,6 @@ class Channel::Converter {
   size_t memory_bytes() const { return converted_.size_bytes() + transposed_.size_bytes(); }
 
  private:
-  Tensor tensor(const char* name, const Format& format) const {
-    Tensor tensor;
-    tensor.name = name;
-    tensor.shape = shape_;
-    tensor.type = format.type;
-    tensor.quantization = format.quantization;
-    return tensor;
-  }
-
   const Shape shape_;
   const Format from_, to_;
   std::shared_ptr<Kernel> kernel_;

@@ -12,10 +12,38 @@ import sys
 from collections.abc import Sequence
 
 import piqi_native
-from piqi_planner.commands import compare, demo, fit_accuracy, layers, run, search, show, table, validate
+from piqi_planner.commands import (
+    build,
+    compare,
+    demo,
+    estimate,
+    fit_accuracy,
+    fit_board,
+    layers,
+    prepare,
+    run,
+    search,
+    show,
+    table,
+    validate,
+)
 from piqi_runtime.errors import PiqiError
 
-COMMANDS = (layers, run, validate, fit_accuracy, search, table, show, compare, demo)
+COMMANDS = (
+    build,
+    layers,
+    run,
+    validate,
+    fit_board,
+    estimate,
+    fit_accuracy,
+    search,
+    table,
+    prepare,
+    show,
+    compare,
+    demo,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

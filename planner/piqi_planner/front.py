@@ -25,7 +25,7 @@ from piqi_runtime.table import OperatingPoint, first_problem
 
 COLUMNS = tuple(name for name, field in OperatingPoint.model_fields.items() if field.is_required())
 FURTHER_COLUMNS = tuple(name for name in OperatingPoint.model_fields if name not in COLUMNS)
-_NUMBERS = {"latency_ms", "power_mw", "energy_mj", "accuracy", "accuracy_lower_bound"}
+_TEXTS = {"order", "freqs", "search", "cost_provenance", "accuracy_provenance"}
 
 
 class FrontError(PiqiError):
@@ -120,7 +120,7 @@ def single_processor_fronts(
 def _point(where: str, row: Mapping[str, str]) -> OperatingPoint:
     values: dict[str, Any] = {name: text for name, text in row.items() if text or name in COLUMNS}
     for name, text in values.items():
-        parse = float if name in _NUMBERS else int if name == "seed" else str
+        parse = str if name in _TEXTS else int if name == "seed" else float
         try:
             values[name] = parse(text)
         except ValueError:

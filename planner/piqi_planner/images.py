@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,18 +14,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from piqi_runtime.decode import place
 from piqi_runtime.errors import PiqiError
 
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 #: How bytes become floats: `signed` [-1, 1], `unit` [0, 1], `raw` [0, 255].
 Preprocessing = Literal["signed", "unit", "raw"]
-#: What to do with another size: `crop` the centre after resizing the shorter side, `stretch`, or `exact`: an error.
-Fit = Literal["crop", "stretch", "exact"]
+#: What to do with another size: `crop` the centre after resizing the shorter side, `stretch`, `letterbox` (resize the
+#: longer side, pad with grey), or `exact`: an error.
+Fit = Literal["crop", "stretch", "letterbox", "exact"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 MAX_PIXELS = 1 << 26
 MODES = {1: "L", 3: "RGB"}
+GREY = 128
 
 
 class ImageError(PiqiError):
@@ -116,34 +121,56 @@ def load_image(
 ) -> Floats:
     """One image as [H, W, C]. Raises ImageError naming the file if it is missing, corrupt or of a wrong
     size."""
+    pixels, _ = load_pixels(path, shape, fit)
+    return preprocess(pixels, preprocessing)
+
+
+def preprocess(pixels: Bytes, preprocessing: Preprocessing) -> Floats:
+    """Pixels of any shape as the floats that a network takes. Raises ImageError."""
+    check_choice("preprocessing", preprocessing, Preprocessing)
+    floats = pixels.astype(np.float32)
+    if preprocessing == "signed":
+        return floats / np.float32(127.5) - np.float32(1)
+    return floats / np.float32(255) if preprocessing == "unit" else floats
+
+
+def load_pixels(
+    path: str | os.PathLike[str], shape: tuple[int, int, int], fit: Fit = "crop", content: bytes | None = None
+) -> tuple[Bytes, tuple[int, int]]:
+    """One image as uint8 [H, W, C], and the width and height that it had. Raises ImageError as `load_image` does.
+
+    `content`: the file's bytes, where they have been read.
+    """
     height, width, channels = shape
-    for name, value, known in (("preprocessing", preprocessing, Preprocessing), ("fit", fit, Fit)):
-        if value not in get_args(known):
-            raise ImageError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+    check_choice("fit", fit, Fit)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            size = image.size
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{path}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
             if fit == "exact" and image.size != (width, height):
                 raise ImageError(f"{path}: expected {width}x{height} pixels, got {image.width}x{image.height}")
-            pixels = np.asarray(_fitted(image.convert(MODES[channels]), width, height, fit), np.float32)
+            pixels = np.asarray(_fitted(image.convert(MODES[channels]), width, height, fit), np.uint8)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path}: is not an image that can be read") from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of these for broken files
         raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    pixels = pixels.reshape(shape)
-    if preprocessing == "signed":
-        return pixels / np.float32(127.5) - np.float32(1)
-    return pixels / np.float32(255) if preprocessing == "unit" else pixels
+    return pixels.reshape(shape), size
+
+
+def check_choice(name: str, value: str, known: object) -> None:
+    """Raises ImageError if `value` is not one of the literals of the type `known`."""
+    if value not in get_args(known):
+        raise ImageError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
 
 
 def _fitted(image: Image.Image, width: int, height: int, fit: Fit) -> Image.Image:
     if image.size == (width, height):
         return image
-    if fit == "stretch":
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    factor = max(width / image.width, height / image.height)
-    resized = (max(round(image.width * factor), width), max(round(image.height * factor), height))
-    image = image.resize(resized, Image.Resampling.BILINEAR)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    placement = place(fit, image.width, image.height, width, height)
+    image = image.resize((placement.width, placement.height), Image.Resampling.BILINEAR)
+    if fit == "letterbox":
+        canvas = Image.new(image.mode, (width, height), (GREY,) * len(image.getbands()))
+        canvas.paste(image, (placement.left, placement.top))
+        return canvas
+    return image.crop((-placement.left, -placement.top, width - placement.left, height - placement.top))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -44,3 +44,40 @@ def share_bar(title: str) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda done: bar.update(task, completed=done)
+
+
+class StageBars:
+    """One display for work in stages: a line for each stage, and one for the whole with the time left.
+
+    `shares`: stage -> share of the time that it usually takes. Use as a context manager.
+    """
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._shares = shares
+        self._done = 0.0
+        self._tasks = {name: self._progress.add_task(name, total=1.0, start=False) for name in shares}
+        self._whole = self._progress.add_task("all", total=sum(shares.values()))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A function to call with the share of the stage that is done; at the end all of it is."""
+        task, share = self._tasks[name], self._shares[name]
+        self._progress.start_task(task)
+
+        def update(done: float) -> None:
+            self._progress.update(task, completed=done)
+            self._progress.update(self._whole, completed=self._done + share * done)
+
+        yield update
+        update(1.0)
+        self._done += share
+
+    def __enter__(self) -> StageBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Protocol
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -82,15 +83,20 @@ class HtmlTable:
         return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
 
 
-Block = Paragraph | Heading | Picture | HtmlTable
+class Block(Protocol):
+    """What a page is made of: those above, or another with an element of its own."""
+
+    def to_html(self) -> str:
+        """The element."""
+        ...
 
 
-def render_page(title: str, blocks: Sequence[Block]) -> str:
-    """The page as text."""
+def render_page(title: str, blocks: Sequence[Block], style: str = "") -> str:
+    """The page as text; `style`: CSS beside its own."""
     body = "\n".join(block.to_html() for block in blocks)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 import piqi_native
 from piqi_runtime.config_files import CONFIGS, ConfigError, load_config
+from piqi_runtime.estimate_parameters import BoardEstimate
 
 BOARDS = CONFIGS / "boards"
 CPU_FOLDER = "sys/devices/system/cpu"
@@ -39,6 +40,7 @@ class Processor(BaseModel):
     - `backend`: the library that runs it; where that is missing, `emulation` stands in (`xnnpack`: float32 on
       the CPUs, or int8 for an NPU).
     - `weights`: an NPU's scheme.
+    - `rknn_target`: the platform for which Rockchip's toolkit compiles an NPU's partitions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,7 @@ class Processor(BaseModel):
     freqs_khz: tuple[FreqKhz, ...] = ()
     domains: tuple[tuple[str, ...], ...] = ()
     weights: Literal["per_channel", "per_tensor"] | None = None
+    rknn_target: str | None = None
 
     @property
     def precision(self) -> Literal["float32", "int8"]:
@@ -110,6 +113,7 @@ class Processor(BaseModel):
             "weights",
             "an npu has 'per_channel' or 'per_tensor', others none",
         )
+        expect(is_npu or self.rknn_target is None, "rknn_target", "only an npu has one")
         expect(not is_npu or not self.freqs_khz, "freqs_khz", "an npu has no frequencies of its own")
         expect(not self.domains or bool(self.freqs_khz), "domains", "domains without freqs_khz cannot be set")
         expect(all(self.domains), "domains", "each domain has at least one candidate")
@@ -117,7 +121,10 @@ class Processor(BaseModel):
 
 
 class Board(BaseModel):
-    """A board: its processors in the file's order; `idle_power_mw` of the whole of it, where it is known."""
+    """A board: its processors in the file's order; `idle_power_mw` of the whole of it, where it is known.
+
+    `estimate`: parameters of the analytic model that stands in for a profile (`planner estimate`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -125,6 +132,7 @@ class Board(BaseModel):
     description: str = ""
     idle_power_mw: Annotated[float, Field(gt=0)] | None = None
     processors: Annotated[tuple[Processor, ...], Field(min_length=1)]
+    estimate: BoardEstimate | None = None
 
     @model_validator(mode="after")
     def _check_letters(self) -> Board:
@@ -134,6 +142,11 @@ class Board(BaseModel):
             hosts = [p.letter for p in self.processors if p.kind == "cpu"]
             if processor.host is not None and processor.host not in hosts:
                 raise ValueError(f"processors[{i}].host: must be a cpu of {hosts}, got {processor.host!r}")
+        if self.estimate is not None:
+            for section, keys in (("processors", self.estimate.processors), ("transfers", self.estimate.transfers)):
+                for key in keys:
+                    if not set(key) <= set(self.letters):
+                        raise ValueError(f"estimate.{section}: must name processors of {self.letters}, got {key!r}")
         return self
 
     @property

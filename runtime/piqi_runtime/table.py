@@ -28,6 +28,7 @@ Provenance = Literal["predicted", "measured"]
 Objective = Literal["latency", "power", "energy", "accuracy"]
 Name = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 _INDEX = "(0|[1-9][0-9]{0,3})"
 _TOKEN = f"{_INDEX}(-{_INDEX})?"
@@ -45,7 +46,9 @@ class OperatingPoint(_Strict):
     """A run configuration with what it costs (whole board, one frame) and how accurate it is (percent).
 
     - `order`: a letter for each layer; `freqs`: a frequency index for each, "own-host" for a GPU;
-    - `accuracy_lower_bound`: what the accuracy model guarantees with its confidence;
+    - `accuracy_lower_bound`: what accuracy keeps, with the confidence that the table's metric states;
+    - `accuracy_standard_error` (points); `accuracy_difference` to the float model (points), measured on the same
+      frames, with its own `accuracy_difference_standard_error`, which is smaller;
     - `search`, `seed`: what found the point.
     """
 
@@ -56,6 +59,9 @@ class OperatingPoint(_Strict):
     energy_mj: Positive
     accuracy: Percent
     accuracy_lower_bound: Percent | None = None
+    accuracy_standard_error: NotNegative | None = None
+    accuracy_difference: float | None = None
+    accuracy_difference_standard_error: NotNegative | None = None
     cost_provenance: Provenance = "predicted"
     accuracy_provenance: Provenance = "predicted"
     search: Name | None = None
@@ -95,11 +101,16 @@ class TableLayers(_Strict):
 
 
 class AccuracyMetric(_Strict):
-    """What `accuracy` means, with its value (percent) for the float32 model and for that with all layers in int8."""
+    """What `accuracy` means, with its value (percent) for the float32 model and for that with all layers in int8.
+
+    `frames`: on how many it was measured; `confidence`: of the points' bounds.
+    """
 
     name: Name
     float32: Percent
     int8: Percent
+    frames: Annotated[int, Field(ge=1)] | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class ParetoTable(_Strict):

@@ -11,6 +11,7 @@ from PIL import Image
 from piqi_planner.cli import main
 from piqi_planner.demo import MODEL
 from piqi_planner.demo.digits import load
+from piqi_runtime.bundle import load_bundle
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +136,19 @@ def test_wrong_files(images: Path, tmp_path: Path, capsys) -> None:
     assert "cut point" in fails(capsys, 2, "layers", MODEL, "--layers", "99")
 
 
-def test_demo_prints_a_row_for_each_configuration(tmp_path: Path, capsys) -> None:
+def test_demo_runs_configurations_and_builds_a_bundle(tmp_path: Path, capsys) -> None:
     assert main(["demo", "--out", str(tmp_path)]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    text = capsys.readouterr().out
+    executed, built = text.split("building a bundle", 1)
+    rows = [line.split() for line in executed.splitlines() if "%" in line]
     orders = [next(word for word in row if set(word) <= set("LBGN") and len(word) == 10) for row in rows]
     assert {"LLLLLLLLLL", "NNNNNNNNNN"} < set(orders) and len(orders) >= 5
     accuracies = [float(word[:-1]) for row in rows for word in row if word.endswith("%")]
     assert min(accuracies) > 95
-    assert Image.open(tmp_path / "timeline.png").size > (800, 500)
+    recognised = [line.split()[-2:] for line in built.splitlines() if " mJ " in line and " ms, " in line]
+    assert len(recognised) == 3 and all(digit == expected for digit, expected in recognised)
+    for picture in ("timeline.png", "front.png"):
+        assert Image.open(tmp_path / picture).size > (800, 500)
+    bundle = load_bundle(tmp_path / "bundle")
+    assert {point.accuracy_provenance for point in bundle.table.points} == {"measured"}
+    assert (tmp_path / "bundle/report/report.html").stat().st_size > 100_000

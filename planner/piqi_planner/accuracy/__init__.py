@@ -3,7 +3,7 @@
 from piqi_planner.accuracy.base import AccuracyError, AccuracyModel
 from piqi_planner.accuracy.evaluate import LearningCurve, evaluate, learning_curve
 from piqi_planner.accuracy.files import load_accuracy_model, save_accuracy_model
-from piqi_planner.accuracy.fit import MODELS, Figures, FittedModel, fit_accuracy, with_bound
+from piqi_planner.accuracy.fit import MODELS, Figures, FittedModel, fit_accuracy, held_out, with_bound
 from piqi_planner.accuracy.samples import Samples, read_samples
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Samples",
     "evaluate",
     "fit_accuracy",
+    "held_out",
     "learning_curve",
     "load_accuracy_model",
     "read_samples",

@@ -90,6 +90,16 @@ def fit_accuracy(
     return FittedModel(kind, predictor, samples, held_out.scores[kind], confidence, held_out.figures(confidence))
 
 
+def held_out(samples: Samples, seed: int = 0) -> tuple[Floats, Figures]:
+    """What the best model predicts (percent, [n]) of each sample when it was trained without it, and its figures.
+
+    Raises AccuracyError.
+    """
+    _check_count(samples)
+    found = _cross_validate(samples, BEST, seed)
+    return samples.accuracy_percent + found.errors[found.choose()], found.figures(DEFAULT_CONFIDENCE)
+
+
 def fit_predictor(samples: Samples, model: str, seed: int) -> Predictor:
     """The same without a bound. Raises AccuracyError."""
     candidates = _candidates(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,17 @@ def load() -> tuple[Array, Array, Array, Array]:
     is_test = np.arange(len(frames)) % 3 == 2
     labels = digits.target
     return frames[~is_test], labels[~is_test], frames[is_test], labels[is_test]
+
+
+def write_images(folder: Path, frames: Array, labels: Array, count: int | None = None) -> None:
+    """`count` of the frames, evenly spread (all if None), as PNG files with their labels.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["file,label"]
+    for number in range(0, len(frames), 1 if count is None else len(frames) // count):
+        pixels = np.rint((frames[number, ..., 0] + 1) * 127.5).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+        rows.append(f"{number:04}.png,{labels[number]}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _enlarge(image: Array) -> Array:

@@ -5,11 +5,13 @@ hypervolume(fronts[66.0].latency_ms, fronts[66.0].power_mw, (20320, 7200))
 """
 
 from piqi_planner.search.front import Front, hypervolume, non_dominated, non_dominated_3d
-from piqi_planner.search.problem import Problem, SearchError
+from piqi_planner.search.piqi import solve_masks
+from piqi_planner.search.problem import Archive, Problem, SearchError
 from piqi_planner.search.run import SEARCHES, search
 
 __all__ = [
     "SEARCHES",
+    "Archive",
     "Front",
     "Problem",
     "SearchError",
@@ -17,4 +19,5 @@ __all__ = [
     "non_dominated",
     "non_dominated_3d",
     "search",
+    "solve_masks",
 ]

@@ -10,6 +10,8 @@ ask for those. What lies between the exact solutions, corners of the convex hull
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from piqi_planner.search.front import Configs, Floats, Front
@@ -27,6 +29,7 @@ FINE_WEIGHTINGS = 120  # for each of at most FINE_MASKS masks of a front
 FINE_MASKS = 60
 FILL_ROUNDS = 3
 FILL_POINTS = 150  # of a front whose neighbours are tried
+MASKS_AT_A_TIME = 64
 
 
 class PiqiSearch(Search):
@@ -35,7 +38,7 @@ class PiqiSearch(Search):
     def __init__(self, problem: Problem, seed: int = 0, budget_s: float | None = None) -> None:
         super().__init__(problem, seed, budget_s)
         self._relaxation = Relaxation(problem.cost.tables, problem.states)
-        self._watts = self._weightings()
+        self._watts = weightings(problem)
 
     def run(self, archive: Archive, progress: Progress) -> None:
         """Fills all floors; raises SearchError naming the best accuracy where a floor cannot be reached."""
@@ -52,12 +55,6 @@ class PiqiSearch(Search):
                 )
             self.refine(archive, floor)
             progress((ROUNDS + (number + 1) / len(archive.floors)) / (ROUNDS + 1))
-
-    def _weightings(self) -> Floats:
-        """Prices of latency in watt: what a second may cost in joules, and what it may save."""
-        costs = self.problem.cost.evaluate(np.repeat(self.problem.states[:, np.newaxis], self.problem.layers, axis=1))
-        low, high = costs.power_mw.min() / 1e3, costs.power_mw.max() / 1e3
-        return np.concatenate([-np.linspace(1.2 * high, 0.3 * low, 14), [0.0], high * np.geomspace(0.05, 20, 11)])
 
     def _spread(self, archive: Archive, trade_offs: list[TradeOff]) -> None:
         """Prices from slopes of accuracy at several places, on a wide scale: masks of every accuracy."""
@@ -151,6 +148,24 @@ class PiqiSearch(Search):
                 if self.late:
                     return
                 archive.offer(_single_changes(config, self.problem.states, is_npu))
+
+
+def weightings(problem: Problem) -> Floats:
+    """Prices of latency in watt: what a second may cost in joules, and what it may save."""
+    costs = problem.cost.evaluate(np.repeat(problem.states[:, np.newaxis], problem.layers, axis=1))
+    low, high = costs.power_mw.min() / 1e3, costs.power_mw.max() / 1e3
+    return np.concatenate([-np.linspace(1.2 * high, 0.3 * low, 14), [0.0], high * np.geomspace(0.05, 20, 11)])
+
+
+def solve_masks(problem: Problem, masks: Masks, progress: Progress = lambda done: None) -> Iterator[Configs]:
+    """The best configurations of some of `masks` [m, layers] at a time: [masks, weightings, layers]."""
+    relaxation = Relaxation(problem.cost.tables, problem.states)
+    watts = weightings(problem)
+    for first in range(0, len(masks), MASKS_AT_A_TIME):
+        some = masks[first : first + MASKS_AT_A_TIME]
+        price = np.repeat(np.where(some, -np.inf, np.inf), len(watts), axis=0)
+        yield relaxation.solve(Weights(np.tile(watts, len(some)), price)).reshape(len(some), len(watts), -1)
+        progress((first + len(some)) / len(masks))
 
 
 def _single_changes(config: Configs, states: Configs, is_npu: Masks) -> Configs:

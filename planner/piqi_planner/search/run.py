@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,15 @@ def search(
     seed: int = 0,
     budget_s: float | None = None,
     jobs: int = 1,
+    pool: Executor | None = None,
     progress: Progress = lambda done: None,
 ) -> dict[float, Front]:
     """The front in latency and power for each accuracy floor (percent); deterministic but for `budget_s`.
 
     Without floors: one front in latency, power and accuracy together, under the key -inf. `states`: what a layer
-    may be in; `budget_s`: time for each floor; `jobs`: processes, between which floors are shared out (each shares
-    what it finds among its own). KeyboardInterrupt: what was found so far. Raises SearchError for an unknown name and
-    a floor that no mask reaches.
+    may be in; `budget_s`: time for each floor; `jobs`: processes, this machine's or those of `pool`, between which
+    floors are shared out (each shares what it finds among its own). KeyboardInterrupt: what was found so far. Raises
+    SearchError for an unknown name and a floor that no mask reaches.
     """
     if name not in SEARCHES:
         raise SearchError(f"search must be one of {', '.join(SEARCHES)}, got {name!r}")
@@ -56,7 +58,16 @@ def search(
     if not floors:
         levels = _levels(problem, seed)
         fronts = search(
-            name, cost, accuracy, levels, states=states, seed=seed, budget_s=budget_s, jobs=jobs, progress=progress
+            name,
+            cost,
+            accuracy,
+            levels,
+            states=states,
+            seed=seed,
+            budget_s=budget_s,
+            jobs=jobs,
+            pool=pool,
+            progress=progress,
         )
         everything = join(list(fronts.values()))
         return {
@@ -70,8 +81,13 @@ def search(
         return _run(name, problem, list(floors), seed, budget_s, progress)
     fronts = {}
     # Cost models hold functions, which cannot be sent: the processes inherit the problem.
-    with ProcessPoolExecutor(len(shares), get_context("fork"), _inherit, (problem,)) as pool:
-        pending = [pool.submit(_run_inherited, name, share, seed, budget_s) for share in shares]
+    with ExitStack() as stack:
+        if pool is None:
+            own = ProcessPoolExecutor(len(shares), get_context("fork"), _inherit, (problem,))
+            stack.enter_context(own)
+            pending = [own.submit(_run_inherited, name, share, seed, budget_s) for share in shares]
+        else:
+            pending = [pool.submit(_run, name, problem, share, seed, budget_s, None) for share in shares]
         for done, future in enumerate(pending):
             fronts.update(future.result())
             progress((done + 1) / len(pending))

@@ -1,0 +1,1 @@
+"""Measured accuracy of partially quantised networks: data, metrics, samples."""
