@@ -25,6 +25,9 @@ def calibrated_tables(profile: ModelProfile, parameters: CostParameters) -> Cost
     letters = [profile.processors[state.processor].letter for state in profile.states]
     run = np.array([parameters.run.get(letter, 1.0) for letter in letters])
     power = np.array([parameters.power.get(letter, 1.0) for letter in letters])
+    rise = np.array([parameters.power_rise.get(letter, 0.0) for letter in letters])
+    tops = np.array([profile.processors[state.processor].opp_count - 1 for state in profile.states])
+    power = power + rise * (np.array([state.own for state in profile.states]) / np.maximum(tops, 1) - 0.5)
     run_mw = _above_idle(profile, power[:, None], profile.run_mw)
     input_mw = _above_idle(profile, power, profile.input_mw)
 

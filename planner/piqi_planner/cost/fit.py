@@ -15,7 +15,7 @@ from piqi_planner.profile.model import Floats, Indices
 
 #: Relative errors beyond this count linearly: some measurements are far off, and must not steer the fit. A parameter
 #: off by its scale weighs as much as one row off by this.
-ROBUST_ERROR = 0.02
+ROBUST_ERROR = 0.01
 FOLDS = 10
 REWEIGHTINGS = 20
 
@@ -117,7 +117,7 @@ def _robust_ridge(matrix: Floats, wanted: Floats, weights: Floats, terms: Sequen
 
 
 def _bounded_ridge(matrix: Floats, wanted: Floats, rows: Floats, terms: Sequence[Term], pull: Floats) -> Floats:
-    upper = np.array([term.upper for term in terms])
+    lower, upper = (np.array([getattr(term, end) for term in terms]) for end in ("lower", "upper"))
     normal = (matrix * rows[:, None]).T @ matrix + np.diag(pull)
     right = (matrix * rows[:, None]).T @ wanted + pull * priors(terms)
     values = np.zeros(len(terms))
@@ -126,9 +126,9 @@ def _bounded_ridge(matrix: Floats, wanted: Floats, rows: Floats, terms: Sequence
         values[free] = np.linalg.solve(
             normal[np.ix_(free, free)], right[free] - normal[np.ix_(free, ~free)] @ values[~free]
         )
-        outside = free & ((values < 0) | (values > upper))
+        outside = free & ((values < lower) | (values > upper))
         if not outside.any():
             break
-        values[outside] = np.clip(values[outside], 0, upper[outside])  # once at a bound, a value stays there
+        values[outside] = np.clip(values[outside], lower[outside], upper[outside])  # once at a bound, a value stays there
         free &= ~outside
     return values

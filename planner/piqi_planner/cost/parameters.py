@@ -20,7 +20,8 @@ from piqi_runtime.errors import PiqiError
 COST_CONFIGS = CONFIGS / "cost"
 
 Factor = Annotated[float, Field(ge=0, le=100)]
-ByLetter = dict[Annotated[str, Field(pattern="^[A-Z]$")], Factor]
+Letter = Annotated[str, Field(pattern="^[A-Z]$")]
+ByLetter = dict[Letter, Factor]
 
 
 class CostError(PiqiError):
@@ -37,7 +38,8 @@ class CostParameters(BaseModel):
       when only one of its ends is in the run, on top of those;
     - `move`: transfers; `dvfs`: time lost while a new frequency is not there yet;
     - `side`: of side layers that run beside the main branch, and slow it down.
-    Power above the idle board's: `power`, of layers and of the input and output phases.
+    Power above the idle board's, of layers and of the input and output phases: `power`, in the middle of a processor's
+    frequencies (an NPU's host's), and `power_rise`, what that factor gains from the lowest to the highest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,7 @@ class CostParameters(BaseModel):
     dvfs: Factor = 1.0
     side: Factor = 1.0
     power: ByLetter = {}
+    power_rise: dict[Letter, Annotated[float, Field(ge=-1, le=1)]] = {}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Term:
     letter: str | None
     prior: float
     scale: float
+    lower: float = 0.0
     upper: float = 100.0
 
 
@@ -74,7 +78,13 @@ def time_terms(profile: ModelProfile) -> list[Term]:
 
 def power_terms(profile: ModelProfile) -> list[Term]:
     """Those that, besides, its energy depends on."""
-    return [Term("power", processor.letter, 1.0, 0.2) for processor in profile.processors]
+    factors = [Term("power", processor.letter, 1.0, 0.2) for processor in profile.processors]
+    rises = [
+        Term("power_rise", processor.letter, 0.0, 0.2, lower=-1.0, upper=1.0)
+        for processor in profile.processors
+        if processor.opp_count > 1
+    ]
+    return factors + rises
 
 
 def _time_terms(profile: ModelProfile) -> Iterator[Term]:
