@@ -19,11 +19,31 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+#: What each stage does by itself, with all before it that have changed.
+HELP = {
+    "import": "read a model file, cut it into layers: model.piqi",
+    "calibrate": "run calibration images, keep the range of every tensor: calibration.json",
+    "profile": "the profile of the model, measured or estimated: profile/",
+    "sample": "measure the accuracy of the masks to begin with: evaluations.sqlite",
+    "characterise": "one- and two-layer quantisation: characterisation.csv and two pictures",
+    "refine": "measure the masks that the front asks for: samples.csv",
+    "front": "the measured front and its table: front.csv, table.json",
+    "verify": "run points of the front whole, compare with what was measured: verification.json",
+    "report": "the report: report.html",
+}
+
+
 def add_parser(commands: Subparsers) -> None:
-    """Adds the command."""
+    """Adds `build`, and a command for each stage."""
+    _add(commands, "build", "from a model and images to a verified table and a bundle", "bundle")
+    for stage, text in HELP.items():
+        _add(commands, stage, f"stage of build: {text}", stage)
+
+
+def _add(commands: Subparsers, name: str, text: str, last: str) -> None:
     parser = commands.add_parser(
-        "build",
-        help="from a model and images to a verified table and a bundle",
+        name,
+        help=text,
         description="Options may come from a TOML file in MODEL's place; those of the command line win.",
         argument_default=argparse.SUPPRESS,
     )
@@ -65,16 +85,18 @@ def add_parser(commands: Subparsers) -> None:
     option("--memory", "what evaluating may use: 2G, 512M", metavar="SIZE")
     option("--dask", "scheduler of a Dask cluster to use", metavar="ADDRESS")
     option("--work", "folder of the stages' files (default: OUT.work)", type=Path, metavar="DIR")
-    parser.set_defaults(function=main)
+    parser.set_defaults(function=main, last=last)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Builds; prints what the table offers and where everything is."""
     options = options_of(arguments)
-    with StageBars(STAGES) as bars:
-        build = Build(options, bars)
-        bundle = build.run()
-    print(summary(bundle.table))
+    with StageBars(STAGES) as bars, Build(options, bars) as build:
+        build.run(arguments.last)
+    if arguments.last != "bundle":
+        print(f"{arguments.last}: done, in {options.work_folder}")
+        return
+    print(summary(build.bundle.table))
     print(f"\nbundle  {options.out}\nreport  {options.out / 'report/report.html'}\nstages  {options.work_folder}")
 
 

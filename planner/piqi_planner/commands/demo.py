@@ -104,15 +104,14 @@ def _build(arguments: argparse.Namespace, train: tuple[Array, Array], test: tupl
         out=out / "bundle",
     )
     print(f"building a bundle of it for {SIMULATED_BOARD}, which is simulated")
-    with StageBars(STAGES) as bars:
-        build = Build(options, bars)
-        bundle = build.run()
-    table = bundle.table
+    with StageBars(STAGES) as bars, Build(options, bars) as build:
+        build.run()
+    table = build.bundle.table
     print(f"{summary(table)}\n")
     front = out / "front.png"
     singles = single_processor_fronts(build.profile, build.cost)
     draw_front(front, table.points, singles, f"{table.model} on {table.board}", table.accuracy_metric.name)
-    _infer(bundle, test)
+    _infer(build.bundle, test)
     print(f"\nbundle: {options.out}; its report: {options.out / 'report/report.html'}; the front: {front}")
 
 

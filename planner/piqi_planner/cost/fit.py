@@ -129,6 +129,8 @@ def _bounded_ridge(matrix: Floats, wanted: Floats, rows: Floats, terms: Sequence
         outside = free & ((values < lower) | (values > upper))
         if not outside.any():
             break
-        values[outside] = np.clip(values[outside], lower[outside], upper[outside])  # once at a bound, a value stays there
+        values[outside] = np.clip(
+            values[outside], lower[outside], upper[outside]
+        )  # once at a bound, a value stays there
         free &= ~outside
     return values

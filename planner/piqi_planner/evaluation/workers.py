@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from piqi_planner.evaluation.tasks import EvaluationContext, Task, run_task
@@ -34,6 +36,8 @@ class Workers(ABC):
 
     #: How many tasks run at a time, about.
     count: int
+    #: Where searches run: a cluster, or None for processes of this machine.
+    pool: Executor | None = None
 
     @abstractmethod
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
@@ -115,12 +119,18 @@ class DaskWorkers(Workers):
         try:
             distributed: Any = module  # its functions are not annotated
             self._client = distributed.Client(address, timeout="10s")
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError) as error:
             raise WorkersError(f"--dask: no scheduler answers at {address}: {error}") from error
+        try:
+            self._client.wait_for_workers(1, timeout=10)
+        except TimeoutError as error:
+            self.close()
+            raise WorkersError(f"--dask: the scheduler at {address} has no workers") from error
         self._as_completed = distributed.as_completed
         self._context = context
         self._scattered = self._client.scatter(context.without_frames(), broadcast=True)
         self.count = max(1, sum(self._client.nthreads().values()))
+        self.pool = self._client.get_executor()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
         """See `Workers.run`. Dask gives the tasks of a worker that is lost to another."""
@@ -137,7 +147,7 @@ class DaskWorkers(Workers):
                 yield future
 
         submitted = submit()
-        completed = self._as_completed(islice(submitted, ahead))
+        completed = self._as_completed(list(islice(submitted, ahead)))
         for future in completed:
             yield tasks[places[future.key]], future.result()
             for more in submitted:
@@ -162,6 +172,16 @@ _own_context: list[EvaluationContext] = []
 
 def _set_context(context: EvaluationContext) -> None:
     _own_context[:] = [context]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends its processes
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Where the parent was killed, its processes would wait for tasks for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_own(task: Task) -> list[Records]:
