@@ -7,7 +7,7 @@ import re
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -127,13 +127,18 @@ class DaskWorkers(Workers):
             self.close()
             raise WorkersError(f"--dask: the scheduler at {address} has no workers") from error
         self._as_completed = distributed.as_completed
+        self._address = address
+        self._lost = (distributed.KilledWorker, distributed.comm.CommClosedError, CancelledError)
         self._context = context
         self._scattered = self._client.scatter(context.without_frames(), broadcast=True)
         self.count = max(1, sum(self._client.nthreads().values()))
         self.pool = self._client.get_executor()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
-        """See `Workers.run`. Dask gives the tasks of a worker that is lost to another."""
+        """See `Workers.run`. Dask gives the tasks of a worker that is lost to another.
+
+        Raises WorkersError where the scheduler or the last worker is lost.
+        """
         ahead = 4 * self.count  # frames of more tasks would fill the scheduler's memory
         waiting = iter(enumerate(tasks))
         places: dict[str, int] = {}
@@ -147,12 +152,15 @@ class DaskWorkers(Workers):
                 yield future
 
         submitted = submit()
-        completed = self._as_completed(list(islice(submitted, ahead)))
-        for future in completed:
-            yield tasks[places[future.key]], future.result()
-            for more in submitted:
-                completed.add(more)
-                break
+        try:
+            completed = self._as_completed(list(islice(submitted, ahead)))
+            for future in completed:
+                yield tasks[places[future.key]], future.result()
+                for more in submitted:
+                    completed.add(more)
+                    break
+        except self._lost as error:
+            raise WorkersError(f"--dask: the cluster at {self._address} was lost: {error}") from error
 
     def close(self) -> None:
         """Leaves the cluster as it was."""

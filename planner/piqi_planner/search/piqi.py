@@ -27,8 +27,8 @@ SAMPLED_MASKS = 400  # that the first slopes of accuracy are taken from
 EXPANDING = 0.65  # share of the budget that local search may use; the rest is for the points in between
 FINE_WEIGHTINGS = 120  # for each of at most FINE_MASKS masks of a front
 FINE_MASKS = 60
-FILL_ROUNDS = 3
-FILL_POINTS = 150  # of a front whose neighbours are tried
+FILL_ROUNDS = 8
+FILL_POINTS = 400  # of a front whose neighbours are tried
 MASKS_AT_A_TIME = 64
 
 
@@ -141,8 +141,12 @@ class PiqiSearch(Search):
             price = np.where(mask, -np.inf, np.inf)
             archive.offer(self._relaxation.solve(Weights(watts, np.tile(price, (len(watts), 1)))))
         is_npu = self.problem.cost.tables.is_npu
+        before = 0
         for _ in range(FILL_ROUNDS):
             front = archive.fronts[floor]
+            if len(front) == before:
+                return
+            before = len(front)
             places = np.unique(np.linspace(0, len(front) - 1, FILL_POINTS).astype(np.intp))
             for config in front.configs[places]:
                 if self.late:
