@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from piqi_planner.cli import main
-from piqi_planner.cost import make_cost
+from piqi_planner.cost import make_cost, shipped_parameters
 from piqi_planner.demo import MODEL
 from piqi_planner.estimate import (
     NETWORKS,
@@ -302,3 +302,15 @@ def test_fit_board_command(board: Board, tmp_path: Path, capsys: pytest.CaptureF
     assert "expected NAME=FILE" in capsys.readouterr().err
     assert main([*common, "--model", f"SqueezeV1={MODEL}", "--layers", "4"]) == 1
     assert "expected 2 layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("board", ["rk3399pro", "rk3588"])
+@pytest.mark.parametrize("cost", ["published", "calibrated"])
+def test_costs_of_small_layers_are_positive_whatever_changes(board: str, cost: str, tmp_path: Path) -> None:
+    estimate_profile(assign_layers(import_model(MODEL)), load_board(board), "digits").save(tmp_path)
+    profile = load_profile(tmp_path, load_board(board)).model("digits")
+    model = make_cost(cost, profile, shipped_parameters("digits"))  # of another board: the worst that may come
+    configs = np.random.default_rng(0).integers(0, len(profile.states), (20_000, profile.layer_count))
+    found = model.evaluate(configs)
+    assert found.latency_ms.min() > 0 and found.power_mw.min() > 0
+    assert (model.tables.layer[0] > 0).all()

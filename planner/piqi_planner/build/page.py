@@ -8,7 +8,6 @@ from piqi_planner.accuracy import held_out, read_samples
 from piqi_planner.build.characterise import Characterisation
 from piqi_planner.build.project import Project
 from piqi_planner.build.report import ReportData, chosen_points, render_report, timeline
-from piqi_planner.cost import shipped_parameters
 from piqi_planner.front import single_processor_fronts
 from piqi_runtime.table import load_table
 
@@ -52,7 +51,7 @@ def _cost_notes(project: Project) -> list[str]:
         "Latency, power and energy are predictions of the cost model; measure points on the board to replace them."
     ]
     if options.cost == "calibrated":
-        notes.append(f"Calibrated parameters: {shipped_parameters(options.model_name).provenance}.")
+        notes.append(f"Calibrated parameters: {project.cost_parameters.provenance}.")
     if options.profile is None:
         notes.append(
             "No profile was measured for this model: layers' times and powers come from the board file's analytic "

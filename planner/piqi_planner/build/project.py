@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from piqi_planner.build.options import BuildError, BuildOptions
 from piqi_planner.build.stages import Stages
-from piqi_planner.cost import CostModel, make_cost
+from piqi_planner.cost import CostModel, CostParameters, make_cost, shipped_parameters
 from piqi_planner.evaluate import npu_scheme
 from piqi_planner.evaluation.dataset import EvaluationSet, open_evaluation_set
 from piqi_planner.evaluation.evaluator import Evaluator
@@ -72,7 +72,12 @@ class Project:
     @cached_property
     def cost(self) -> CostModel:
         """The cost model on that profile."""
-        return make_cost(self.options.cost, self.profile)
+        return make_cost(self.options.cost, self.profile, self.cost_parameters)
+
+    @property
+    def cost_parameters(self) -> CostParameters:
+        """Those of the calibrated model on this board."""
+        return shipped_parameters(self.options.model_name, self.board.name)
 
     @cached_property
     def dataset(self) -> EvaluationSet:

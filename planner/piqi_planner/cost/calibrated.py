@@ -98,10 +98,11 @@ class _Extra:
             return np.zeros(self._was.shape)
         now = np.arange(len(run_ms))
         changing_ms, _ = through_change(self._delays, run_ms, run_ms, self._was, now)
-        slower_ms = self._parameters.dvfs * (changing_ms - run_ms)
+        later_ms = changing_ms - run_ms  # negative while a higher frequency lasts: at most that is gained
+        slower_ms = np.where(later_ms > 0, self._parameters.dvfs, 1.0) * later_ms
         slower_ms = slower_ms + np.where(self._switches, self._cold * run_ms, 0.0)
         queued = self._gpu & ~self._switches
-        slower_ms -= np.where(queued, self._parameters.queued * np.minimum(run_ms, QUEUED_MS), 0.0)
+        slower_ms -= np.where(queued, self._parameters.queued * np.minimum(changing_ms, QUEUED_MS), 0.0)
         return np.where(self._profile.is_npu, 0.0, slower_ms)
 
     def load_ms(self, layer: int) -> Floats:

@@ -132,7 +132,12 @@ class ShippedParameters(BaseModel):
 
 
 def shipped_parameters(model: str, board: str = "rk3399pro") -> CostParameters:
-    """What was fitted to this model on a board of `configs/cost`, or to all models there are."""
+    """What was fitted to this model on a board of `configs/cost`, or to all models there are.
+
+    For a board on which nothing was measured: what is expected of the parameters before any measurement.
+    """
+    if not (COST_CONFIGS / f"{board}.toml").is_file():
+        return CostParameters(provenance=f"none, no configuration was measured on {board}")
     shipped = load_config(ShippedParameters, board, COST_CONFIGS, ConfigError)
     return shipped.models.get(model, shipped.default)
 
