@@ -141,5 +141,6 @@ def print_report(prepared: Sequence[PreparedPartition], kept: int, target: str) 
             pairs = (output.simulator_to_float, output.simulator_to_emulated, output.emulated_to_float)
             cells = (f"{pair.cosine:.5f} {pair.max_error / (output.span or 1):8.2%}" for pair in pairs)
             text = "  ".join(f"{cell:>20}" for cell in cells)
-            print(f"{f'{one.first_layer}-{one.last_layer}':>9}  {one.total_cycles or '-':>9}  {text}  {output.name[:40]}")
+            layers = f"{one.first_layer}-{one.last_layer}"
+            print(f"{layers:>9}  {one.total_cycles or '-':>9}  {text}  {output.name[:40]}")
     print(f"{len(prepared)} partitions prepared, {kept} had been")
