@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := g++ cmake ninja-build clang-format python3-dev python3-venv \
-	doctest-dev libpthreadpool-dev libxnnpack-dev  # libxnnpack-dev forgets to depend on libpthreadpool-dev
+	doctest-dev libpthreadpool-dev libxnnpack-dev \
+	dpkg-dev python3-systemd systemd systemd-container  # libxnnpack-dev forgets to depend on libpthreadpool-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 # Rockchip's toolkit wants older packages than the planner (and names an older torch than it runs with: --no-deps).
 RKNN_VENV := .rknn-env
@@ -18,7 +19,13 @@ export PIQI_WERROR := 1
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help demo test test-sanitize bench build rknn-env system clean
+# What runs on a board. PYTHON_BOARD: its interpreter, if not /usr/bin/python3 or the one of $(VENV).
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+PYTHON_BOARD ?=
+
+.PHONY: help demo test test-sanitize bench build install deb rknn-env system clean
 .DELETE_ON_ERROR:
 
 help:
@@ -27,6 +34,8 @@ help:
 	@echo "make test-sanitize  only those under the sanitizers"
 	@echo "make bench          every benchmark, each with its peer beside it"
 	@echo "make build          the virtual environment and the extension (recompiles what has changed)"
+	@echo "make install        the daemon, its units and its Python packages under PREFIX (/usr/local), DESTDIR in front"
+	@echo "make deb            the same as a Debian package, in dist/"
 	@echo "make rknn-env       the virtual environment of Rockchip's toolkit, for planner prepare (several GB)"
 	@echo "make clean          removes build products; the virtual environments ($(VENV), $(RKNN_VENV)) stay"
 
@@ -45,6 +54,13 @@ bench: build
 build: $(STAMP)
 	@echo "building the extension"
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+
+install: build
+	@$(BIN)/python scripts/install_files.py --prefix "$(PREFIX)" --sysconfdir "$(SYSCONFDIR)" --destdir "$(DESTDIR)" \
+		$(if $(PYTHON_BOARD),--python "$(PYTHON_BOARD)")
+
+deb: build
+	@scripts/build_deb $(BIN)/python $(ARGS)
 
 rknn-env: $(RKNN_STAMP)
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "piqi/board.hpp"
+#include "piqi/frame.hpp"
 #include "piqi/graph_executor.hpp"
 #include "piqi/interpreter.hpp"
 #include "piqi/mask_evaluator.hpp"
@@ -214,6 +215,53 @@ py::array activation(const Interpreter& interpreter, const std::string& name) {
   return array;
 }
 
+// Bytes of whatever has some, in one piece; the owner cannot release or resize them meanwhile.
+struct Bytes {
+  explicit Bytes(const py::object& owner) {
+    if (PyObject_GetBuffer(owner.ptr(), &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  ~Bytes() { PyBuffer_Release(&view); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  Py_buffer view{};
+};
+
+size_t frame_size(const char* field, int64_t value) {
+  if (value < 0)
+    throw FrameError(std::string("frame: ") + field + " must not be negative, got " + std::to_string(value));
+  return static_cast<size_t>(value);
+}
+
+void convert_frame(const py::object& source, int64_t width, int64_t height, int64_t stride,
+                   const std::string& format, py::array& destination, const std::string& preprocessing_name,
+                   const std::string& fit_name, const std::string& colour_name) {
+  // Each thread keeps what depends on the sizes of its frames.
+  thread_local FrameConverter converter;
+  FrameInput input;
+  input.preprocessing = preprocessing(preprocessing_name);
+  input.fit = fit(fit_name);
+  input.colour = colour(colour_name);
+  if (!destination.dtype().is(py::dtype::of<float>()) || destination.ndim() != 4 ||
+      destination.shape(0) != 1 || destination.shape(3) != static_cast<py::ssize_t>(input.channels()) ||
+      !(destination.flags() & py::array::c_style) || !destination.writeable())
+    throw FrameError("frame: destination must be a writeable C-contiguous float32 array [1, H, W, " +
+                     std::to_string(input.channels()) + "], got " +
+                     py::str(destination.dtype()).cast<std::string>() + " " +
+                     py::str(destination.attr("shape")).cast<std::string>());
+  input.height = static_cast<size_t>(destination.shape(1));
+  input.width = static_cast<size_t>(destination.shape(2));
+  auto* floats = static_cast<float*>(destination.mutable_data());
+  const Bytes bytes(source);
+  const FrameView frame{static_cast<const uint8_t*>(bytes.view.buf),
+                        static_cast<size_t>(bytes.view.len),
+                        frame_size("width", width),
+                        frame_size("height", height),
+                        frame_size("stride", stride),
+                        pixel_format(format)};
+  const py::gil_scoped_release release;
+  converter.convert(frame, input, floats);
+}
+
 void bind_errors(py::module_& m) {
   // The most general first: pybind11 tries the last registered first.
   static py::exception<Error> error(m, "Error", PyExc_RuntimeError);
@@ -225,6 +273,7 @@ void bind_errors(py::module_& m) {
   static py::exception<piqi::TimeoutError> timeout(m, "TimeoutError", backend.ptr());
   static py::exception<ClosedError> closed(m, "ClosedError", error.ptr());
   static py::exception<DeviceError> device(m, "DeviceError", error.ptr());
+  static py::exception<FrameError> frame(m, "FrameError", error.ptr());
   py::register_exception_translator([](std::exception_ptr pointer) {
     if (!pointer) return;
     const auto raise = [](const py::object& type, const std::exception& e) { py::set_error(type, e.what()); };
@@ -246,6 +295,8 @@ void bind_errors(py::module_& m) {
       raise(closed, e);
     } catch (const DeviceError& e) {
       raise(device, e);
+    } catch (const FrameError& e) {
+      raise(frame, e);
     } catch (const Error& e) {
       raise(error, e);
     }
@@ -462,4 +513,7 @@ PYBIND11_MODULE(_native, m, py::multiple_interpreters::not_supported()) {
   bind_graph(m);
   bind_board(m);
   bind_executor(m);
+  m.def("convert_frame", &convert_frame, py::arg("source"), py::arg("width"), py::arg("height"),
+        py::arg("stride"), py::arg("format"), py::arg("destination").noconvert(), py::arg("preprocessing"),
+        py::arg("fit"), py::arg("colour"));
 }

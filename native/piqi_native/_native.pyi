@@ -1,4 +1,5 @@
 from collections.abc import Callable, Mapping, Sequence
+from mmap import mmap
 from typing import Any, TypedDict
 
 import numpy as np
@@ -19,6 +20,7 @@ class BackendError(Error): ...
 class TimeoutError(BackendError): ...
 class ClosedError(Error): ...
 class DeviceError(Error): ...
+class FrameError(Error): ...
 
 class Graph:
     def __init__(self, name: str) -> None: ...
@@ -179,3 +181,15 @@ class GraphExecutor:
     def senders(self) -> list[list[tuple[str, int]]]: ...
     @property
     def memory_bytes(self) -> int: ...
+
+def convert_frame(
+    source: bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8],
+    width: int,
+    height: int,
+    stride: int,
+    format: str,
+    destination: npt.NDArray[np.float32],
+    preprocessing: str,
+    fit: str,
+    colour: str,
+) -> None: ...

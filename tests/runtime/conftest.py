@@ -12,10 +12,15 @@ from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, Tabl
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle of one layer, on LITTLE, with a report: nothing of it needs the planner."""
+    return write_small_bundle(tmp_path)
+
+
+def write_small_bundle(folder: Path) -> Path:
+    """The bundle `net` in a folder."""
     tensors = {name: Tensor(name, (1, 2, 2, 1)) for name in ("x", "y")}
     point = OperatingPoint(order="L", freqs="5", latency_ms=10.0, power_mw=5000.0, energy_mj=50.0, accuracy=70.0)
     write_bundle(
-        tmp_path / "net",
+        folder / "net",
         model=Model("net", tensors, (Operator("clamp", "relu", ("x",), ("y",), {"clamp_min": 0.0}),), ("x",), ("y",)),
         table=ParetoTable(
             board="rk3399pro",
@@ -29,4 +34,4 @@ def bundle(tmp_path: Path) -> Path:
         outputs=[BundleOutput(name="y", shape=(1, 2, 2, 1))],
         extra_files={"report/report.json": b"{}"},
     )
-    return tmp_path / "net"
+    return folder / "net"

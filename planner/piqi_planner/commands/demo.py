@@ -12,6 +12,7 @@ from piqi_planner.build.simulated import simulated
 from piqi_planner.commands.build import summary
 from piqi_planner.demo import MODEL
 from piqi_planner.demo.digits import SIZE, Array, load, write_images
+from piqi_planner.demo.serve import FRAMES, MODES, stream
 from piqi_planner.evaluate import count_correct, npu_scheme
 from piqi_planner.front import single_processor_fronts
 from piqi_planner.importer import import_model
@@ -112,6 +113,8 @@ def _build(arguments: argparse.Namespace, train: tuple[Array, Array], test: tupl
     singles = single_processor_fronts(build.profile, build.cost)
     draw_front(front, table.points, singles, f"{table.model} on {table.board}", table.accuracy_metric.name)
     _infer(build.bundle, test)
+    print(f"\npiqid serves it, a camera streams {len(MODES)} x {FRAMES} digits, the policy changes twice:\n")
+    print(stream(build.bundle, *test, out / "piqid.log"))
     print(f"\nbundle: {options.out}; its report: {options.out / 'report/report.html'}; the front: {front}")
 
 

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Sequence
 
 import piqi_native
-from piqi_runtime.ctl import bundle
+from piqi_runtime.ctl import bundle, daemon, policy, watch
 from piqi_runtime.errors import PiqiError
 
-COMMANDS = (bundle,)
+COMMANDS = (daemon, watch, policy, bundle)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the command, turns errors into lines and an exit code."""
     parser = argparse.ArgumentParser(
         "piqictl",
-        description="Looks after bundles on a board.",
+        description="Looks after the daemon and its bundles on a board.",
         epilog="Exit codes: 0 done; 1 an error or problems that were found; 2 a wrong command line; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {piqi_native.__version__}")

@@ -1,0 +1,57 @@
+"""Bundles to runners: loading at the start, loading again later."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from piqi_runtime.boards import Board
+from piqi_runtime.bundle import Bundle, BundleError, load_bundle
+from piqi_runtime.bundle_manifest import MANIFEST
+from piqi_runtime.daemon.config import DaemonConfig
+from piqi_runtime.errors import PiqiError
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A bundle that was read and its manifest's bytes, by which a change is noticed."""
+
+    bundle: Bundle
+    stamp: bytes
+
+
+def read_bundles(config: DaemonConfig, board: Board) -> dict[str, Found]:
+    """All bundles that the configuration names, by model.
+
+    Raises PiqiError for one of `bundles`; one of `bundle_folder` is left out with an error in the log.
+    """
+    found: dict[str, Found] = {}
+    for folder in config.bundles:
+        _add(found, Path(folder), board)
+    if config.bundle_folder:
+        try:
+            folders = sorted(path.parent for path in Path(config.bundle_folder).glob(f"*/{MANIFEST}"))
+        except OSError as error:
+            raise BundleError(f"{config.bundle_folder}: {error.strerror}") from error
+        for path in folders:
+            try:
+                _add(found, path, board)
+            except PiqiError as error:  # noqa: PERF203
+                for line in str(error).split("\n"):
+                    _logger.error("left out: %s", line)
+    return found
+
+
+def _add(found: dict[str, Found], folder: Path, board: Board) -> None:
+    try:
+        stamp = (folder / MANIFEST).read_bytes()
+    except OSError:
+        stamp = b""  # `load_bundle` says it better
+    bundle = load_bundle(folder, board)
+    name = bundle.manifest.model
+    if name in found:
+        raise BundleError(f"{folder}: model: expected another name than {found[name].bundle.root}'s, got {name!r}")
+    found[name] = Found(bundle, stamp)

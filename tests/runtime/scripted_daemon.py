@@ -1,0 +1,62 @@
+"""A daemon whose model does what each frame says: python scripted_daemon.py SOCKET BUNDLE [CONFIG.json]
+
+The frame's first value: seconds to run; NaN: the backend fails; negative: it hangs. The output is the frame.
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from piqi_runtime.boards import load_board
+from piqi_runtime.bundle import load_bundle
+from piqi_runtime.daemon.config import DaemonConfig
+from piqi_runtime.daemon.runner import HostEvents, Serving
+from piqi_runtime.daemon.server import Server, listen
+from piqi_runtime.host.errors import HostFault
+from piqi_runtime.policy.config import load_policy
+
+
+class ScriptedHost:
+    current = 0
+
+    def __init__(self, points: int, events: HostEvents) -> None:
+        self.latency_factor = self.power_factor = np.ones(points, np.float32)
+        self.excluded = np.zeros(points, bool)
+        self.events = events
+
+    def request(self, point: int) -> bool:
+        return True
+
+    def run(self, frame: np.ndarray) -> SimpleNamespace:
+        seconds = float(frame.flat[0])
+        if not seconds >= 0:
+            fault = HostFault("backend_hung" if seconds < 0 else "backend_failed", "as the frame says", "L", 0)
+            self.events.failed(fault)
+            raise fault
+        time.sleep(seconds)
+        return SimpleNamespace(outputs={"y": frame.copy()}, point=0, latency_us=seconds * 1e6)
+
+    def status(self) -> dict:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def main() -> None:
+    path, bundle = sys.argv[1], load_bundle(Path(sys.argv[2]), verify=False)
+    config = DaemonConfig(root="", **(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))
+    events = HostEvents()
+    serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events), events)
+    server = Server(config, load_board("host"), load_policy("default"), listen(path), {"net": serving})
+    server.loop.on_signal(signal.SIGTERM, server.stop)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
