@@ -418,6 +418,31 @@ def test_reload(tmp_path: Path, bundle: Path) -> None:
         assert process.stop() == 0
 
 
+def test_reload_adds_and_takes_away_models(tmp_path: Path, bundle: Path) -> None:
+    folder = tmp_path / "served"
+    (folder / "broken").mkdir(parents=True)
+    (folder / "broken" / "manifest.json").write_text("{}")
+    path, config = tmp_path / "piqid", tmp_path / "daemon.toml"
+    config.write_text(f'root = ""\nboard = "rk3399pro"\nbundle_folder = "{folder}"\n')
+    command = ["-m", "piqi_runtime.daemon.main", "--config", str(config), "--socket", str(path)]
+    process = Process(command, path, tmp_path / "log")
+    try:
+        with Connection(path) as client:
+            client.call({"op": "subscribe", "events": ["reload"]})
+            assert client.call({"op": "hello", "version": 1})["models"] == []
+            assert client.code(client.frame(0, 1)) == "unknown_model"
+            os.rename(bundle, folder / "net")
+            process.popen.send_signal(signal.SIGHUP)
+            assert client.receive()["models"] == ["net"]
+            assert client.code(client.frame(0, 1)) == "ok"
+            os.rename(folder / "net", bundle)
+            process.popen.send_signal(signal.SIGHUP)
+            assert client.receive()["models"] == []
+            assert client.code(client.frame(0, 1)) == "unknown_model"
+    finally:
+        assert process.stop() == 0
+
+
 def test_what_keeps_it_from_starting(tmp_path: Path, bundle: Path) -> None:
     process = start(tmp_path, bundle)
     try:

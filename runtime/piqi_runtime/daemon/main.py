@@ -215,7 +215,7 @@ class Daemon:
         except PiqiError as error:
             problems.append(str(error))
         try:
-            found = read_bundles(self.config, server.board)
+            found = read_bundles(self.config, server.board, self._found)
             for name, each in found.items():
                 if name not in self._found or each.stamp != self._found[name].stamp:
                     fresh[name] = self._serving(each.bundle, server.board)

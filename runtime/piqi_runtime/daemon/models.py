@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,13 @@ class Found:
     stamp: bytes
 
 
-def read_bundles(config: DaemonConfig, board: Board) -> dict[str, Found]:
+def read_bundles(config: DaemonConfig, board: Board, known: Mapping[str, Found] | None = None) -> dict[str, Found]:
     """All bundles that the configuration names, by model.
 
-    Raises PiqiError for one of `bundles`; one of `bundle_folder` is left out with an error in the log.
+    Raises PiqiError for one of `bundles`; for a broken one of `bundle_folder` there is an error in the log, and what
+    is `known` of its folder from before stays.
     """
+    before = {each.bundle.root: (name, each) for name, each in (known or {}).items()}
     found: dict[str, Found] = {}
     for folder in config.bundles:
         _add(found, Path(folder), board)
@@ -40,8 +43,11 @@ def read_bundles(config: DaemonConfig, board: Board) -> dict[str, Found]:
             try:
                 _add(found, path, board)
             except PiqiError as error:  # noqa: PERF203
+                kept = before.get(path.resolve())
+                if kept is not None and kept[0] not in found:
+                    found[kept[0]] = kept[1]
                 for line in str(error).split("\n"):
-                    _logger.error("left out: %s", line)
+                    _logger.error("%s: %s", "what was there goes on" if kept else "left out", line)
     return found
 
 

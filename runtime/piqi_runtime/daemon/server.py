@@ -109,6 +109,7 @@ class Server:
         runner = self.runners.pop(name)
         self.steering.decisions.pop(name, None)
         runner.queue.close()
+        threading.Thread(target=runner.close, name=f"close-{name}", daemon=True).start()
 
     def run(self) -> None:
         """Serves until `stop`, then answers what waits."""
