@@ -28,6 +28,10 @@ Array = npt.NDArray[Any]
 _logger = logging.getLogger(__name__)
 
 REMEMBERED = 1024
+#: A request of this many microseconds may keep the main thread.
+SHORT_US = 150.0
+#: What a request of a new model is taken to need: it is short after some dozens of short ones.
+UNKNOWN_US = 5000.0
 
 
 class RunResult(Protocol):
@@ -125,6 +129,7 @@ class Runner:
         self.degraded: tuple[str, ...] = ()
         self.counters: Counter[str] = Counter()  # this thread's
         self.latency, self.waiting = Times(), Times()
+        self._spent_us = UNKNOWN_US  # lately, for one request
         self._thread = threading.Thread(target=self._run, name=f"run-{name}", daemon=True)
 
     def start(self) -> None:
@@ -135,6 +140,16 @@ class Runner:
         """From the next frame on `serving` is used; the one before is closed by then. Any thread may."""
         self.serving = serving
         self.queue.interrupt()
+
+    def answer_at_once(self, request: Request) -> bool:
+        """Serves a request on the main thread, which is the only one that pushes, unless others wait or it may be long.
+
+        To hand a request to another thread takes longer than a small model does.
+        """
+        if self._spent_us > SHORT_US or not self.queue.idle:
+            return False
+        self._answer(self.serving, request)
+        return True
 
     def close(self) -> None:
         """Waits for the end of the thread after the queue was closed, and closes the host."""
@@ -156,23 +171,30 @@ class Runner:
             session, request, was_full = popped
             if was_full:
                 session.set_full(self.name, False)
-            try:
-                reply = self._serve(serving, request)
-            except ProtocolError as error:
-                reply = self._failed(request, error.code, str(error))
-            except HostFault as fault:
-                reply = self._failed(request, fault.code, str(fault))
-            except HostError as error:
-                reply = self._failed(request, "bad_argument", str(error))
-            except (piqi_native.Error, MemoryError) as error:
-                reply = self._failed(request, "backend_failed", str(error))
-            except Exception as error:
-                _logger.exception("%s: a request failed", self.name)
-                reply = self._failed(request, "internal", f"{type(error).__name__}: {error}")
-            if reply:
-                session.send(reply)
+            self._answer(serving, request)
             # What it refers to, a pool maybe, is not to live until the next request.
-            del popped, session, request, reply
+            del popped, session, request
+
+    def _answer(self, serving: Serving, request: Request) -> None:
+        begun_ns = perf_counter_ns()
+        try:
+            reply = self._serve(serving, request)
+        except ProtocolError as error:
+            reply = self._failed(request, error.code, str(error))
+        except HostFault as fault:
+            reply = self._failed(request, fault.code, str(fault))
+        except HostError as error:
+            reply = self._failed(request, "bad_argument", str(error))
+        except (piqi_native.Error, MemoryError) as error:
+            reply = self._failed(request, "backend_failed", str(error))
+        except Exception as error:
+            _logger.exception("%s: a request failed", self.name)
+            reply = self._failed(request, "internal", f"{type(error).__name__}: {error}")
+        spent_us = (perf_counter_ns() - begun_ns) / 1e3
+        # Up at once, down slowly: one long frame is a reason for caution.
+        self._spent_us = max(spent_us, 0.9 * self._spent_us + 0.1 * spent_us)
+        if reply:
+            request.session.send(reply)
 
     def _serve(self, serving: Serving, request: Request) -> bytes:
         begun_ns = perf_counter_ns()

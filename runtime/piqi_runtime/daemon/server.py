@@ -248,6 +248,8 @@ class Server:
             limits = session.limits.get(runner.name)
             if limits is not None and limits.deadline_ms is not None:
                 request.deadline_ns = request.received_ns + int(limits.deadline_ms * 1e6)
+        if runner.answer_at_once(request):
+            return
         pushed = runner.queue.push(session, request)
         if pushed.dropped is not None:
             self.counters["dropped"] += 1
