@@ -16,6 +16,7 @@ from piqi_planner.estimate import (
     NETWORKS,
     EstimateError,
     Measurements,
+    board_estimate,
     estimate_profile,
     fit_board,
     fit_processor,
@@ -187,9 +188,10 @@ def test_measured_rows_must_fit(row: str, problem: str, board: Board, squeezenet
 def test_a_board_without_parameters_is_refused(board: Board, squeezenet: Model, tmp_path: Path) -> None:
     with pytest.raises(EstimateError, match=r"board host: its file has no section \[estimate\].*fit-board"):
         estimate_profile(squeezenet, load_board("host"), "S")
-    assert board.estimate is not None
-    some = {letter: values for letter, values in board.estimate.processors.items() if letter != "G"}
-    partial = board.model_copy(update={"estimate": board.estimate.model_copy(update={"processors": some})})
+    some = {letter: values for letter, values in board_estimate(board).processors.items() if letter != "G"}
+    partial = board.model_copy(
+        update={"estimate": board_estimate(board).model_copy(update={"processors": some}).model_dump()}
+    )
     with pytest.raises(EstimateError, match=r"no section \[estimate.processors.G\]"):
         estimate_profile(squeezenet, partial, "S")
     with pytest.raises(EstimateError, match=r"expected one of layers\.csv"):
@@ -209,16 +211,15 @@ def made_up(board: Board, names: Sequence[str]) -> Profile:
 def test_a_fit_finds_what_made_the_profile(board: Board) -> None:
     names = ("Alex", "MobileV1", "ResV1_50", "SqueezeV1")
     measurements = Measurements(made_up(board, names), board, {name: NETWORKS[name]() for name in names})
-    assert board.estimate is not None
     points = np.array([[0.3, 0.4], [0.7, 1.0], [1.0, 0.6]])
     for letter in "LG":
         works = describe_work(NETWORKS["Google"]())
         fitted, _ = run_times(fit_processor(measurements, letter, names), works, points)
-        true, _ = run_times(board.estimate.processors[letter], works, points)
+        true, _ = run_times(board_estimate(board).processors[letter], works, points)
         np.testing.assert_allclose(fitted, true, rtol=0.02)
     found = fit_board(measurements, "test").transfers["BG"]
-    assert found.ms_per_mb == pytest.approx(board.estimate.transfers["BG"].ms_per_mb, rel=0.01)
-    assert found.fixed_share == pytest.approx(board.estimate.transfers["BG"].fixed_share, rel=0.01)
+    assert found.ms_per_mb == pytest.approx(board_estimate(board).transfers["BG"].ms_per_mb, rel=0.01)
+    assert found.fixed_share == pytest.approx(board_estimate(board).transfers["BG"].fixed_share, rel=0.01)
 
 
 def test_solver_is_robust_and_never_negative() -> None:
@@ -244,7 +245,7 @@ def test_unseen_networks_are_predicted_within_the_aims(reference: Measurements) 
 
 
 def test_the_shipped_parameters_are_the_fit(reference: Measurements) -> None:
-    shipped = reference.board.estimate
+    shipped = board_estimate(reference.board)
     assert shipped is not None and shipped.basis == "fitted"
     fitted = fit_board(reference, shipped.provenance)
     works = describe_work(NETWORKS["Google"]())
@@ -255,20 +256,19 @@ def test_the_shipped_parameters_are_the_fit(reference: Measurements) -> None:
 
 
 def test_a_board_files_other_lines_are_kept(board: Board, tmp_path: Path) -> None:
-    assert board.estimate is not None
     text = (BOARDS / "rk3399pro.toml").read_text()
     before = text.split("[estimate]")[0]
-    assert replace_estimate(text, board.estimate) == text
-    odd = board.estimate.model_copy(update={"provenance": 'a "quoted" \\ line\nand another'})
+    assert replace_estimate(text, board_estimate(board)) == text
+    odd = board_estimate(board).model_copy(update={"provenance": 'a "quoted" \\ line\nand another'})
     path = tmp_path / "board.toml"
     path.write_text(replace_estimate((BOARDS / "host.toml").read_text(), odd))
     assert path.read_text().startswith((BOARDS / "host.toml").read_text().rstrip())
-    assert load_board(path).estimate == odd
+    assert board_estimate(load_board(path)) == odd
     assert replace_estimate(text, odd).startswith(before.rsplit("\n", 2)[0])
 
 
 def test_the_rk3588_is_marked_as_never_measured() -> None:
-    estimate = load_board("rk3588").estimate
+    estimate = board_estimate(load_board("rk3588"))
     assert estimate is not None and estimate.basis == "public figures" and "never measured" in estimate.provenance
 
 
@@ -296,7 +296,7 @@ def test_fit_board_command(board: Board, tmp_path: Path, capsys: pytest.CaptureF
     values = json.loads(capsys.readouterr().out)
     assert values["models"] == ["SqueezeV1", "MobileV1"] and set(values["median_percent"]) == set("LBGN")
     assert values["median_percent"]["L"]["layer"] < 15
-    fitted = load_board(out).estimate
+    fitted = board_estimate(load_board(out))
     assert fitted is not None and fitted.basis == "fitted" and "SqueezeV1, MobileV1" in fitted.provenance
     assert main([*common, "--model", "SqueezeV1"]) == 1
     assert "expected NAME=FILE" in capsys.readouterr().err
@@ -314,3 +314,16 @@ def test_costs_of_small_layers_are_positive_whatever_changes(board: str, cost: s
     found = model.evaluate(configs)
     assert found.latency_ms.min() > 0 and found.power_mw.min() > 0
     assert (model.tables.layer[0] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"basis": "guess"}, r"board rk3399pro: estimate\.basis: .*'guess'"),
+        ({"transfers": {"XB": {}}}, r"board rk3399pro: estimate\.transfers\.XB"),
+    ],
+)
+def test_a_wrong_section_is_one_clear_error(board: Board, change: dict, message: str) -> None:
+    wrong = board.model_copy(update={"estimate": {**board.estimate, **change}})
+    with pytest.raises(EstimateError, match=message):
+        board_estimate(wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piqi_planner.commands.layers import add_layers_option
-from piqi_planner.estimate import estimate_profile, read_measured_rows
+from piqi_planner.estimate import board_estimate, estimate_profile, read_measured_rows
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers, parse_layers
 from piqi_planner.profile.tables import LAYERS, TABLES
@@ -39,7 +39,8 @@ def main(arguments: argparse.Namespace) -> None:
     profile.save(arguments.out)
     count = len(profile.rows[LAYERS.name])
     found = sum(row.values[0] == name for row in measured.rows[LAYERS.name]) if measured else 0
-    basis = board.estimate.basis if board.estimate else ""
+    estimate = board_estimate(board)
+    basis = estimate.basis if estimate else ""
     print(f"model   {name}, {model.layer_count} layers")
     print(f"board   {board.name}, parameters: {basis}")
     print(f"rows    {found} of {count} in {LAYERS.file_name} measured, the rest estimated")

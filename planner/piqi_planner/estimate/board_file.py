@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from piqi_runtime.estimate_parameters import BoardEstimate
+from piqi_planner.estimate.parameters import BoardEstimate
 
 _HEADER = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?$")
 _NOTE = "# Parameters of the analytic model (docs/estimated_profile.md)"

@@ -10,7 +10,17 @@ from typing import cast
 
 import numpy as np
 
-from piqi_planner.estimate.predict import EstimateError, inverse, power_terms, run_times, shares, work_matrix
+from piqi_planner.estimate.parameters import (
+    BoardEstimate,
+    Copy,
+    Delays,
+    EstimateError,
+    PowerModel,
+    ProcessorEstimate,
+    Rate,
+    WorkKind,
+)
+from piqi_planner.estimate.predict import inverse, power_terms, run_times, shares, work_matrix
 from piqi_planner.estimate.solver import solve
 from piqi_planner.estimate.transfers import fit_transfers
 from piqi_planner.estimate.work import WORK_KINDS, LayerWork, describe_work
@@ -18,15 +28,6 @@ from piqi_planner.profile import Profile
 from piqi_planner.profile.model import Floats
 from piqi_planner.profile.tables import DVFS_DELAY, LAYERS
 from piqi_runtime.boards import Board
-from piqi_runtime.estimate_parameters import (
-    BoardEstimate,
-    Copy,
-    Delays,
-    PowerModel,
-    ProcessorEstimate,
-    Rate,
-    WorkKind,
-)
 from piqi_runtime.model import Model
 
 _OWN, _HOST, _FIXED = range(3)

@@ -6,17 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from piqi_planner.estimate.parameters import Copy, PowerModel, ProcessorEstimate, Rate, TransferEstimate
 from piqi_planner.estimate.work import WORK_KINDS, LayerWork
 from piqi_planner.profile.model import Floats
 from piqi_runtime.boards import Board, Processor
-from piqi_runtime.errors import PiqiError
-from piqi_runtime.estimate_parameters import Copy, PowerModel, ProcessorEstimate, Rate, TransferEstimate
 
 NS_PER_MS = 1e6
-
-
-class EstimateError(PiqiError):
-    """What cannot be estimated or fitted, and why."""
 
 
 def frequency_share(processor: Processor, index: int) -> float:

@@ -8,8 +8,8 @@ from typing import cast
 
 import numpy as np
 
+from piqi_planner.estimate.parameters import BoardEstimate, EstimateError, ProcessorEstimate, board_estimate
 from piqi_planner.estimate.predict import (
-    EstimateError,
     copy_times,
     frequency_share,
     powers,
@@ -24,7 +24,6 @@ from piqi_planner.profile.model import Floats
 from piqi_planner.profile.published import IDLE_POWER_MW
 from piqi_planner.profile.tables import DVFS_DELAY, LAYERS, TRANSFER_FREQUENCY, TRANSFERS, Row, Table, Value, read_table
 from piqi_runtime.boards import Board
-from piqi_runtime.estimate_parameters import BoardEstimate, ProcessorEstimate
 from piqi_runtime.model import Model
 
 #: Bytes of the synthetic layer that transfer_frequency.csv's times are of; only their ratios count.
@@ -83,11 +82,12 @@ def read_measured_rows(folder: Path, board: Board) -> Profile:
 
 def _parameters(board: Board) -> BoardEstimate:
     missing = "its file has no section [estimate]"
-    if board.estimate is not None:
-        absent = [f"processors.{p.letter}" for p in board.processors if p.letter not in board.estimate.processors]
-        absent += [f"transfers.{pair}" for pair in _pairs(board) if pair not in board.estimate.transfers]
+    estimate = board_estimate(board)
+    if estimate is not None:
+        absent = [f"processors.{p.letter}" for p in board.processors if p.letter not in estimate.processors]
+        absent += [f"transfers.{pair}" for pair in _pairs(board) if pair not in estimate.transfers]
         if not absent:
-            return board.estimate
+            return estimate
         missing = f"its file has no section [estimate.{absent[0]}]"
     raise EstimateError(f"board {board.name}: {missing}; `planner fit-board` writes it from a measured profile")
 

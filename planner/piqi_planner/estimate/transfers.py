@@ -7,13 +7,13 @@ from typing import cast
 
 import numpy as np
 
+from piqi_planner.estimate.parameters import PowerModel, TransferEstimate
 from piqi_planner.estimate.predict import frequency_share, power_terms
 from piqi_planner.estimate.solver import solve
 from piqi_planner.estimate.work import LayerWork
 from piqi_planner.profile import Profile
 from piqi_planner.profile.tables import TRANSFER_FREQUENCY, TRANSFERS
 from piqi_runtime.boards import Board, Processor
-from piqi_runtime.estimate_parameters import PowerModel, TransferEstimate
 
 MB = 1e6
 

@@ -19,8 +19,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from piqi_planner.estimate.parameters import WorkKind
 from piqi_planner.layers import LayerInfo, describe_layers, operator_macs
-from piqi_runtime.estimate_parameters import WorkKind
 from piqi_runtime.model import COMPUTE_KINDS, Model, Operator
 
 WORK_KINDS: tuple[WorkKind, ...] = WorkKind.__args__  # type: ignore[attr-defined]

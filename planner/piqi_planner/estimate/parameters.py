@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from piqi_runtime.boards import Board
+from piqi_runtime.errors import PiqiError
 
 #: Kinds of work, and what is counted: see `piqi_planner.estimate.work`.
 WorkKind = Literal[
@@ -27,6 +30,10 @@ WorkKind = Literal[
 ]
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class EstimateError(PiqiError):
+    """What cannot be estimated or fitted, and why."""
 
 
 class _Section(BaseModel):
@@ -120,3 +127,21 @@ class BoardEstimate(_Section):
     provenance: str
     processors: dict[Annotated[str, Field(pattern="^[A-Z]$")], ProcessorEstimate]
     transfers: dict[Annotated[str, Field(pattern="^[A-Z]{2}$")], TransferEstimate]
+
+
+def board_estimate(board: Board) -> BoardEstimate | None:
+    """The parameters of a board file, None if it has none. Raises EstimateError naming board, field and value."""
+    if board.estimate is None:
+        return None
+    where = f"board {board.name}: estimate"
+    try:
+        found = BoardEstimate.model_validate(board.estimate)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise EstimateError(f"{where}.{field}: {problem['msg']}, got {str(problem['input'])[:80]!r}") from error
+    for section, keys in (("processors", found.processors), ("transfers", found.transfers)):
+        for key in keys:
+            if not set(key) <= set(board.letters):
+                raise EstimateError(f"{where}.{section}: must name processors of {board.letters}, got {key!r}")
+    return found
