@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from piqi_planner.evaluation.evaluator import Evaluator
 
 MASKS_IN_A_ROUND = 24
-ROUNDS = 12
-SETTLED = 0.002  # relative change of the hypervolume
+ROUNDS = 40
+SETTLED = 0.0005  # relative change of the hypervolume
+OPTIMISM = 2.0  # how far hope goes, in distances of the lower bound from the expectation
 LEVELS = 12  # accuracy floors of a round's searches
 ALL_MASKS_LAYERS = 14  # up to so many, all masks are compared
 FINAL_LEVELS = 16
@@ -95,7 +96,7 @@ class MeasuredAccuracy(AccuracyModel):
 
 
 class Optimistic(AccuracyModel):
-    """As far above the expectation of `model` as its lower bound is below."""
+    """Above the expectation of `model` by OPTIMISM times as much as its lower bound is below."""
 
     def __init__(self, model: FittedModel) -> None:
         self.layers = model.layers
@@ -103,7 +104,8 @@ class Optimistic(AccuracyModel):
 
     def predict(self, masks: npt.ArrayLike) -> Floats:
         """Percent, [n]."""
-        return 2 * self._model.predict(masks) - self._model.lower_bound(masks)
+        expected = self._model.predict(masks)
+        return expected + OPTIMISM * (expected - self._model.lower_bound(masks))
 
     def lower_bound(self, masks: npt.ArrayLike) -> Floats:
         """The model's."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import piqi_native
 from piqi_runtime.bundle import Bundle
-from piqi_runtime.daemon import protocol
+from piqi_runtime.daemon import protocol, systemd
 from piqi_runtime.daemon.inference import Request
 from piqi_runtime.daemon.protocol import MAX_MESSAGE_BYTES, ProtocolError, to_json
 from piqi_runtime.daemon.queue import FairQueue
@@ -183,6 +183,7 @@ class Runner:
             reply = self._failed(request, error.code, str(error))
         except HostFault as fault:
             reply = self._failed(request, fault.code, str(fault))
+            self._log_failure(request, fault, (perf_counter_ns() - begun_ns) / 1e3)
         except HostError as error:
             reply = self._failed(request, "bad_argument", str(error))
         except (piqi_native.Error, MemoryError) as error:
@@ -229,6 +230,11 @@ class Runner:
     def _failed(self, request: Request, code: str, message: str) -> bytes:
         self.counters[f"error.{code}"] += 1
         return protocol.error(request.id, code, message)
+
+    def _log_failure(self, request: Request, fault: HostFault, spent_us: float) -> None:
+        pid = request.session.pid
+        fields = systemd.fields(model=self.name, point=fault.point, client_pid=pid, latency_us=spent_us)
+        _logger.warning("%s: a request of pid %d failed after %.0f us", self.name, pid, spent_us, extra=fields)
 
     def _close(self, serving: Serving) -> None:
         try:

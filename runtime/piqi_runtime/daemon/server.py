@@ -208,6 +208,9 @@ class Server:
             self.counters[name] += session.counters[name]
         for runner in self.runners.values():
             runner.queue.remove(session)
+        if session.counters["hung_up"]:
+            fields = systemd.fields(client_pid=session.pid)
+            _logger.warning("%s was disconnected: it did not read its replies", session.name, extra=fields)
         if session.limits:
             self.steer()
 
