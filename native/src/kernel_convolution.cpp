@@ -71,11 +71,18 @@ auto zero_point_and_scale(const Weights& weights) {
   };
 }
 
-/// Whether the loops of ours may take it: float32, and a clamp that XNNPACK would not refuse.
+/// Whether the loops of ours may take it: a clamp that XNNPACK would not refuse.
 bool is_plain_float(const OperatorView& view) {
   if (!view.is_float()) return false;
   view.require_same_types(2);
   return view.parameters().clamp_min < view.parameters().clamp_max;
+}
+
+bool is_plain_8bit(const OperatorView& view, size_t channels) {
+  if (!view.is_8bit()) return false;
+  weights_of(view, channels);  // says what is wrong with them
+  const Affine out = view.clamped_output();
+  return out.lowest < out.highest;
 }
 
 /// A convolution of a `batch` of `height` x `width` images.
@@ -110,10 +117,13 @@ std::shared_ptr<Kernel> make_convolution(const OperatorView& view) {
   const Shape &x = view.input(0).shape, &w = view.input(1).shape, &y = view.output().shape;
   const bool depthwise = view.op.kind == OperatorKind::DepthwiseConv2d;
   const size_t groups = depthwise ? x[3] : p.groups;
+  const bool padded = p.pad_top + p.pad_bottom + p.pad_left + p.pad_right > 0;
+  const bool pointwise = !depthwise && groups == 1 && w[1] == 1 && w[2] == 1 && p.stride_height == 1 &&
+                         p.stride_width == 1 && !padded;
+  if (pointwise && is_plain_8bit(view, y[3])) {
+    if (auto kernel = make_pointwise_int8(view, x[0] * x[1] * x[2], x[3], y[3])) return kernel;
+  }
   if (is_plain_float(view)) {
-    const bool padded = p.pad_top + p.pad_bottom + p.pad_left + p.pad_right > 0;
-    const bool pointwise = !depthwise && groups == 1 && w[1] == 1 && w[2] == 1 && p.stride_height == 1 &&
-                           p.stride_width == 1 && !padded;
     const auto kernel = depthwise   ? make_depthwise(view)
                         : pointwise ? make_pointwise(view, x[0] * x[1] * x[2], x[3], y[3])
                                     : nullptr;
@@ -129,6 +139,9 @@ std::shared_ptr<Kernel> make_convolution(const OperatorView& view) {
 std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view) {
   const size_t outputs = view.input(1).shape[0], inputs = view.input(1).shape[1];
   const size_t batch = element_count(view.input(0).shape) / inputs;
+  if (is_plain_8bit(view, outputs)) {
+    if (auto kernel = make_pointwise_int8(view, batch, inputs, outputs)) return kernel;
+  }
   if (view.type() == DataType::Int8) {
     // XNNPACK has no fully connected operator with a scale for each channel; a 1x1 convolution is the same.
     const auto geometry =

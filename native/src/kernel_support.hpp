@@ -127,6 +127,9 @@ std::shared_ptr<Kernel> make_exact_transpose_convolution(const OperatorView& vie
 std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view);
 /// float32 [rows, depth] by the weights (input 1) [columns, depth]. nullptr without AVX-512: XNNPACK's turn.
 std::shared_ptr<Kernel> make_pointwise(const OperatorView& view, size_t rows, size_t depth, size_t columns);
+/// The same in int8 or uint8. nullptr without VNNI: XNNPACK's turn.
+std::shared_ptr<Kernel> make_pointwise_int8(const OperatorView& view, size_t rows, size_t depth,
+                                            size_t columns);
 /// float32, 3x3, no strides, one output a channel. nullptr for others and without AVX-512: XNNPACK's turn.
 std::shared_ptr<Kernel> make_depthwise(const OperatorView& view);
 std::shared_ptr<Kernel> make_binary(const OperatorView& view);
