@@ -44,7 +44,7 @@ struct Block {
   __mmask16 last;      // columns of the panel's last vector
 };
 
-PIQI_VNNI int32_t sum_bytes(const uint8_t* x, size_t size) {
+PIQI_VNNI __attribute__((noinline)) int32_t sum_bytes(const uint8_t* x, size_t size) {
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i sums = _mm512_setzero_si512();
   size_t i = 0;
@@ -59,22 +59,30 @@ PIQI_VNNI int32_t sum_bytes(const uint8_t* x, size_t size) {
 }
 
 PIQI_VNNI __m512i load_group(const uint8_t* x) {
-  int32_t four;
+  float four;  // as a float it is broadcast from memory, as an int by way of a general register
   std::memcpy(&four, x, sizeof four);
-  return _mm512_set1_epi32(four);
+  return _mm512_castps_si512(_mm512_set1_ps(four));
+}
+
+/// In place, which GCC 12 does not manage by itself: with the intrinsic it copies and spills half of the
+/// sums.
+PIQI_VNNI inline __attribute__((always_inline)) void add_products(__m512i& sums, __m512i x, __m512i weights) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(weights));
 }
 
 /// `Rows` x `Vectors` sums. The panel: bias, scales, then the weights of one group of inputs after the other.
 template <size_t Rows, size_t Vectors, bool Signed>
 PIQI_VNNI void multiply(const Block& block, const uint8_t* x, const uint8_t* panel, uint8_t* y) {
+  int32_t moved[Rows];
+  for (size_t row = 0; row < Rows; ++row)
+    moved[row] = block.row_factor ? block.row_factor * sum_bytes(x + row * block.depth, block.depth) : 0;
   __m512i sums[Rows][Vectors];
 #pragma GCC unroll 16
   for (size_t row = 0; row < Rows; ++row) {
-    const int32_t moved =
-        block.row_factor ? block.row_factor * sum_bytes(x + row * block.depth, block.depth) : 0;
 #pragma GCC unroll 16
     for (size_t v = 0; v < Vectors; ++v)
-      sums[row][v] = _mm512_add_epi32(_mm512_load_si512(panel + v * vector_bytes), _mm512_set1_epi32(moved));
+      sums[row][v] =
+          _mm512_add_epi32(_mm512_load_si512(panel + v * vector_bytes), _mm512_set1_epi32(moved[row]));
   }
   const uint8_t* const scales = panel + Vectors * vector_bytes;
   const __m512i top_bits = _mm512_set1_epi8(static_cast<char>(0x80));
@@ -89,8 +97,7 @@ PIQI_VNNI void multiply(const Block& block, const uint8_t* x, const uint8_t* pan
       __m512i value = load_group(x + row * block.depth + g * group);
       if (Signed) value = _mm512_xor_si512(value, top_bits);
 #pragma GCC unroll 16
-      for (size_t v = 0; v < Vectors; ++v)
-        sums[row][v] = _mm512_dpbusd_epi32(sums[row][v], value, weights[v]);
+      for (size_t v = 0; v < Vectors; ++v) add_products(sums[row][v], value, weights[v]);
     }
   }
   const __m512 lowest = _mm512_set1_ps(block.lowest), highest = _mm512_set1_ps(block.highest);
