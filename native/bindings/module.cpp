@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <map>
 #include <string>
 
 #include "piqi/board.hpp"
@@ -367,15 +368,19 @@ void bind_graph(py::module_& m) {
 
   py::classh<Partition>(m, "Partition")
       .def(py::init([](std::shared_ptr<Graph> graph, size_t first_layer, size_t last_layer,
-                       std::string checksum, std::string vendor_file) {
-             return Partition{first_layer, last_layer, std::move(graph), std::move(vendor_file),
-                              std::move(checksum)};
+                       std::string checksum, std::string vendor_file,
+                       std::map<std::string, std::string> vendor_names) {
+             return Partition{first_layer,         last_layer,
+                              std::move(graph),    std::move(vendor_file),
+                              std::move(checksum), std::move(vendor_names)};
            }),
            py::arg("graph"), py::arg("first_layer"), py::arg("last_layer"), py::arg("checksum"),
-           py::arg("vendor_file") = "")
+           py::arg("vendor_file") = "", py::arg("vendor_names") = std::map<std::string, std::string>{})
       .def_readonly("first_layer", &Partition::first_layer)
       .def_readonly("last_layer", &Partition::last_layer)
       .def_readonly("checksum", &Partition::checksum)
+      .def_property_readonly("graph",
+                             [](const Partition& p) { return std::const_pointer_cast<Graph>(p.graph); })
       .def_readonly("vendor_file", &Partition::vendor_file);
 }
 
@@ -437,6 +442,32 @@ std::chrono::milliseconds milliseconds(const char* name, double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(1e3 * seconds));
 }
 
+void bind_vendor_backends(py::module_& m) {
+  py::classh<VendorBackend>(m, "VendorBackend")
+      .def_property_readonly("library", &VendorBackend::library)
+      .def_property_readonly("version", &VendorBackend::version)
+      .def_property_readonly("copied_bytes", &VendorBackend::copied_bytes);
+  m.def(
+      "rknn1_backend",
+      [](const std::string& path, double prepare_timeout_s) {
+        RknnOptions options;
+        options.prepare_timeout = milliseconds("prepare_timeout_s", prepare_timeout_s);
+        return make_rknn1_backend(path, options);
+      },
+      py::arg("path") = "librknn_api.so", py::arg("prepare_timeout_s") = 60.0, ReleaseGil());
+  m.def(
+      "rknn2_backend",
+      [](const std::string& path, uint32_t core_mask, bool zero_copy, double prepare_timeout_s) {
+        RknnOptions options;
+        options.prepare_timeout = milliseconds("prepare_timeout_s", prepare_timeout_s);
+        options.core_mask = core_mask;
+        options.zero_copy = zero_copy;
+        return make_rknn2_backend(path, options);
+      },
+      py::arg("path") = "librknnrt.so", py::arg("core_mask") = 0, py::arg("zero_copy") = true,
+      py::arg("prepare_timeout_s") = 60.0, ReleaseGil());
+}
+
 void bind_executor(py::module_& m) {
   py::classh<GraphManager>(m, "GraphManager", py::release_gil_before_calling_cpp_dtor())
       .def(py::init([](std::shared_ptr<Graph> graph, std::shared_ptr<Board> board,
@@ -444,7 +475,9 @@ void bind_executor(py::module_& m) {
              GraphManager::Backends backends{{"xnnpack", make_xnnpack_backend()}};
              for (const auto& [name, backend] : python_backends)
                backends[name.cast<std::string>()] =
-                   make_python_backend(py::reinterpret_borrow<py::object>(backend));
+                   py::isinstance<VendorBackend>(backend)
+                       ? backend.cast<std::shared_ptr<VendorBackend>>()
+                       : make_python_backend(py::reinterpret_borrow<py::object>(backend));
              const py::gil_scoped_release release;
              return std::make_shared<GraphManager>(std::move(graph), std::move(board), std::move(backends));
            }),
@@ -512,6 +545,7 @@ PYBIND11_MODULE(_native, m, py::multiple_interpreters::not_supported()) {
   bind_errors(m);
   bind_graph(m);
   bind_board(m);
+  bind_vendor_backends(m);
   bind_executor(m);
   m.def("convert_frame", &convert_frame, py::arg("source"), py::arg("width"), py::arg("height"),
         py::arg("stride"), py::arg("format"), py::arg("destination").noconvert(), py::arg("preprocessing"),

@@ -27,11 +27,14 @@ from piqi_native._native import (
     SubGraph,
     TimeoutError,
     UnsupportedError,
+    VendorBackend,
     __version__,
     convert_frame,
     gpio_marker,
     null_governor,
     null_marker,
+    rknn1_backend,
+    rknn2_backend,
     sysfs_governor,
 )
 from piqi_native.backend import Backend, PreparedSubGraph
@@ -61,10 +64,13 @@ __all__ = [
     "SubGraph",
     "TimeoutError",
     "UnsupportedError",
+    "VendorBackend",
     "__version__",
     "convert_frame",
     "gpio_marker",
     "null_governor",
     "null_marker",
+    "rknn1_backend",
+    "rknn2_backend",
     "sysfs_governor",
 ]

@@ -30,21 +30,27 @@ void transpose(const void* from, void* to, size_t batch, size_t rows, size_t col
       for (size_t c = 0; c < columns; ++c) target[c * rows + r] = source[r * columns + c];
 }
 
+AlignedBuffer make_buffer(size_t size_bytes, const Allocator& allocate) {
+  std::shared_ptr<uint8_t> memory = allocate ? allocate() : nullptr;
+  return memory ? AlignedBuffer(std::move(memory), size_bytes) : AlignedBuffer(size_bytes);
+}
+
 }  // namespace
 
 /// Turns one format into another: first the data type (by a kernel), then the layout.
 class Channel::Converter {
  public:
-  Converter(const std::string& name, const Shape& shape, const Format& from, const Format& to)
+  Converter(const std::string& name, const Shape& shape, const Format& from, const Format& to,
+            const Allocator& allocate)
       : shape_(shape), from_(from), to_(to) {
     const size_t size_bytes = element_count(shape) * size_of(to.type);
     if (from.layout != to.layout) {
       if (shape.size() != 4)
         throw GraphError("channel '" + name + "': shape " + to_string(shape) + " has no NCHW layout");
-      transposed_ = AlignedBuffer(size_bytes);
+      transposed_ = make_buffer(size_bytes, allocate);
     }
     if (from.type == to.type && from.quantization == to.quantization) return;
-    converted_ = AlignedBuffer(size_bytes);
+    converted_ = make_buffer(size_bytes, from.layout == to.layout ? allocate : Allocator());
     kernel_ = make_conversion(name, shape, from, to);
   }
 
@@ -77,15 +83,17 @@ class Channel::Converter {
   AlignedBuffer converted_, transposed_;
 };
 
-Channel::Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity)
+Channel::Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity,
+                 const Allocator& allocate)
     : name_(name), shape_(shape), format_(format), size_bytes_(element_count(shape) * size_of(format.type)) {
-  for (size_t i = 0; i < capacity; ++i) slots_.push_back({AlignedBuffer(size_bytes_), nullptr, 0});
+  for (size_t i = 0; i < capacity; ++i) slots_.push_back({make_buffer(size_bytes_, allocate), nullptr, 0});
 }
 
-size_t Channel::add_receiver(const Format& format, bool watches) {
+size_t Channel::add_receiver(const Format& format, bool watches, const Allocator& allocate) {
   Receiver receiver;
   receiver.watches = watches;
-  if (!(format == format_)) receiver.converter = std::make_shared<Converter>(name_, shape_, format_, format);
+  if (!(format == format_))
+    receiver.converter = std::make_shared<Converter>(name_, shape_, format_, format, allocate);
   receivers_.push_back(std::move(receiver));
   return receivers_.size() - 1;
 }

@@ -270,10 +270,15 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       return static_cast<size_t>(std::find(ids.begin(), ids.end(), edge.tensor) - ids.begin());
     };
     Format format = own;
-    if (edge.sender != npos)
-      format = stages_[edge.sender]->prepared->output_format(
-          index_in(setup_->cut.sub_graphs[edge.sender].senders));
-    channels_.push_back(std::make_unique<Channel>(tensor.name, tensor.shape, format, capacity(edge)));
+    Allocator allocate;
+    if (edge.sender != npos) {
+      PreparedSubGraph& sender = *stages_[edge.sender]->prepared;
+      const size_t i = index_in(setup_->cut.sub_graphs[edge.sender].senders);
+      format = sender.output_format(i);
+      allocate = [&sender, i] { return sender.output_memory(i); };
+    }
+    channels_.push_back(
+        std::make_unique<Channel>(tensor.name, tensor.shape, format, capacity(edge), allocate));
     Channel* channel = channels_.back().get();
     if (edge.sender == npos)
       inputs_[index_in(graph.inputs())] = channel;
@@ -289,9 +294,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       if (std::find(followers.begin(), followers.end(), receiver) == followers.end())
         followers.push_back(receiver);
       const size_t i = index_in(setup_->cut.sub_graphs[receiver].receivers);
+      PreparedSubGraph& prepared = *stages_[receiver]->prepared;
       stages_[receiver]->inputs.push_back(
-          {channel, channel->add_receiver(stages_[receiver]->prepared->input_format(i),
-                                          watches(edge.sender, receiver))});
+          {channel, channel->add_receiver(prepared.input_format(i), watches(edge.sender, receiver),
+                                          [&prepared, i] { return prepared.input_memory(i); })});
     }
     output_bytes_.resize(outputs_.size());
     if (edge.receivers.back() == npos) output_bytes_[index_in(graph.outputs())] = tensor.size_bytes();

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +99,11 @@ class Bundle:
                 raise BundleError(
                     f"{self.root}: expected a partition of layers {known}, got {first_layer}-{last_layer}"
                 )
-            self._partitions[wanted] = load_partition(self.root, self.manifest, self._entries[wanted])
+            entry = self._entries[wanted]
+            self._partitions[wanted] = replace(
+                load_partition(self.root, self.manifest, entry),
+                vendor_files={target: self.root / file for target, file in entry.vendor.items()},
+            )
         return self._partitions[wanted]
 
     def vendor_file(self, first_layer: int, last_layer: int, target: str) -> Path | None:

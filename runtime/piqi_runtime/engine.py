@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import piqi_native
+from piqi_runtime.backends import AnyBackend, available_backends
 from piqi_runtime.boards import Board
 from piqi_runtime.model import Model
 from piqi_runtime.report import Report, make_report
@@ -28,6 +29,8 @@ _logger = logging.getLogger(__name__)
 class Engine:
     """One network on one board: prepares pieces of it once, however many configurations use them.
 
+    An NPU whose vendor's library is on this machine runs there, what `backends` names on those.
+
     `root` is where the board's ``sys/`` is; ``root=None`` leaves frequencies alone. What this machine cannot
     do as the board file says (CPUs, frequencies) is logged once as a warning, and done without.
     """
@@ -38,14 +41,15 @@ class Engine:
         board: Board,
         *,
         root: str | os.PathLike[str] | None = None,
-        backends: Mapping[str, piqi_native.Backend] | None = None,
+        backends: Mapping[str, AnyBackend] | None = None,
     ) -> None:
-        backends = backends or {}
+        backends = {**available_backends(board), **(backends or {})}
         self.model = model
         self.board = board
         self._native_board = board.to_native(root or Path("/"), backends={"xnnpack", *backends})
         self._manager = piqi_native.GraphManager(model.to_graph(), self._native_board, backends)
         self._partitions: dict[str, piqi_native.Partition] = {}
+        self._target = next((p.rknn_target for p in board.processors if p.rknn_target), None)
         self._governor: piqi_native.Governor | None = None
         if root is not None:
             self._governor = piqi_native.sysfs_governor(self._native_board, os.fspath(root))
@@ -76,7 +80,7 @@ class Engine:
         if callable(partitions):
             partitions = [partitions(first, last) for first, last in plan.npu_ranges]
         # One native partition for each content, so that configurations share what was prepared of it.
-        shared = [self._partitions.setdefault(p.checksum, p.to_native()) for p in partitions]
+        shared = [self._partitions.setdefault(p.checksum, p.to_native(self._target)) for p in partitions]
         native = piqi_native.GraphExecutor(
             self._manager,
             plan,

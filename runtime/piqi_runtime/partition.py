@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import piqi_native
@@ -18,7 +21,17 @@ from piqi_runtime.container import (
 )
 from piqi_runtime.model import Model
 
-__all__ = ["Partition", "PartitionFileError"]
+__all__ = ["MAX_VENDOR_NAME", "Partition", "PartitionFileError", "vendor_name"]
+
+MAX_VENDOR_NAME = 64
+
+
+def vendor_name(name: str) -> str:
+    """The name of a tensor in vendors' files: its own, or the beginning of a long one and a digest of the whole."""
+    if len(name) <= MAX_VENDOR_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: MAX_VENDOR_NAME - len(digest) - 1]}_{digest}"
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Partition:
 
     `model`: their operators; its inputs and outputs are all tensors that cross the range's border, under the
     names that they have in the float network. `source_hash`: the `content_hash` of the float network that
-    must run beside it.
+    must run beside it. `vendor_files`: what vendors' tools made of it, by target ("rk3588").
     """
 
     model: Model
@@ -35,6 +48,7 @@ class Partition:
     last_layer: int
     scheme: Literal["per_channel", "per_tensor"]
     source_hash: str
+    vendor_files: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
     @cached_property
     def checksum(self) -> str:
@@ -74,6 +88,17 @@ class Partition:
             )
         return cls(model, header.first_layer, header.last_layer, header.scheme, header.source_hash)
 
-    def to_native(self) -> piqi_native.Partition:
-        """What the executor takes. Raises `piqi_native.GraphError` if the model contradicts itself."""
-        return piqi_native.Partition(self.model.to_graph(), self.first_layer, self.last_layer, self.checksum)
+    def to_native(self, target: str | None = None) -> piqi_native.Partition:
+        """What the executor takes; an NPU's library loads the file for `target`.
+
+        Raises `piqi_native.GraphError` if the model contradicts itself.
+        """
+        ends = (*self.model.inputs, *self.model.outputs)
+        return piqi_native.Partition(
+            self.model.to_graph(),
+            self.first_layer,
+            self.last_layer,
+            self.checksum,
+            os.fspath(self.vendor_files.get(target or "", "")),
+            {name: vendor_name(name) for name in ends if vendor_name(name) != name},
+        )

@@ -1,5 +1,6 @@
 // The bounded queue between sub-graphs: order, bounds, conversion, errors, and an end to every wait.
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <stdexcept>
@@ -349,6 +350,39 @@ TEST_CASE("a sender and three receivers on threads of their own: nothing is lost
     CHECK(wrong == 0);
     CHECK(errors == 3 * sent_errors);
   }
+}
+
+TEST_CASE("memory of the ends' own is used where they give some") {
+  const auto memory = [](int fill) {
+    auto* bytes = static_cast<uint8_t*>(std::aligned_alloc(64, 256));
+    std::memset(bytes, fill, 256);
+    return std::shared_ptr<uint8_t>(bytes, std::free);
+  };
+  const std::shared_ptr<uint8_t> sent = memory(1), converted = memory(2);
+  const Format int8{DataType::Int8, {{0.5F}, 0}, Layout::Nhwc};
+  const Format int8_nchw{DataType::Int8, {{0.5F}, 0}, Layout::Nchw};
+  const auto none = []() -> std::shared_ptr<uint8_t> { return nullptr; };
+  {
+    Channel channel("x", {1, 1, 1, 2}, f32, 1, [&] { return sent; });
+    const size_t own = channel.add_receiver(int8, false, [&] { return converted; });
+    const size_t other = channel.add_receiver(int8_nchw, false, [&] { return converted; });
+    const size_t any = channel.add_receiver(int8, false, none);
+    auto* data = static_cast<float*>(channel.acquire());
+    CHECK(reinterpret_cast<uint8_t*>(data) == sent.get());
+    data[0] = 1.5F;
+    data[1] = -2.0F;
+    channel.publish();
+    for (size_t receiver : {own, other, any}) {
+      const auto received = channel.receive(receiver, nullptr);
+      CHECK((received.data == converted.get()) == (receiver != any));
+      CHECK(static_cast<const int8_t*>(received.data)[0] == 3);
+      CHECK(static_cast<const int8_t*>(received.data)[1] == -4);
+      channel.release(receiver);
+    }
+    CHECK(sent.use_count() == 2);
+  }
+  CHECK(sent.use_count() == 1);
+  CHECK(converted.use_count() == 1);
 }
 
 }  // namespace piqi_test

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "piqi/kernel.hpp"
 
@@ -20,6 +21,11 @@ class AlignedBuffer {
     // What a kernel reads past the end must be readable and initialised; its value never matters.
     std::memset(data_.get() + size_bytes, 0, extra_bytes);
   }
+  /// Of someone else's memory, which is as aligned and as much longer.
+  AlignedBuffer(std::shared_ptr<uint8_t> memory, size_t size_bytes) : size_bytes_(size_bytes) {
+    uint8_t* data = memory.get();
+    data_ = {data, Free{std::move(memory)}};
+  }
 
   uint8_t* data() { return data_.get(); }
   const uint8_t* data() const { return data_.get(); }
@@ -29,7 +35,10 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(uint8_t* data) const { ::operator delete (data, std::align_val_t{alignment}); }
+    std::shared_ptr<uint8_t> owner;  // null: this buffer
+    void operator()(uint8_t* data) const {
+      if (!owner) ::operator delete (data, std::align_val_t{alignment});
+    }
   };
   std::unique_ptr<uint8_t, Free> data_;
   size_t size_bytes_ = 0;

@@ -3,6 +3,8 @@
 
 #include <pthreadpool.h>
 
+#include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -20,6 +22,10 @@ class PreparedSubGraph {
   /// The form in which it takes receiver i and makes sender i.
   virtual Format input_format(size_t i) const = 0;
   virtual Format output_format(size_t i) const = 0;
+  /// Memory for receiver i or sender i that the processor reaches without a copy, as an Allocator makes it;
+  /// null: any will do. It may outlive the sub-graph.
+  virtual std::shared_ptr<uint8_t> input_memory(size_t /*i*/) { return nullptr; }
+  virtual std::shared_ptr<uint8_t> output_memory(size_t /*i*/) { return nullptr; }
   /// Names the frame's buffers: dense, aligned, `extra_bytes` readable behind them.
   virtual void bind(const void* const* inputs, void* const* outputs) = 0;
   /// Runs a step; returns when the processor is done with it. Throws BackendError.
@@ -46,5 +52,29 @@ class Backend {
 
 /// float32 operators on CPUs; the partitions of an NPU's sub-graphs in int8 or uint8 (the emulated NPU).
 std::shared_ptr<Backend> make_xnnpack_backend();
+
+/// An NPU's vendor library, which runs the `vendor_file` of partitions.
+class VendorBackend : public Backend {
+ public:
+  /// The file that was loaded.
+  virtual std::string library() const = 0;
+  /// "API ..., driver ...", known once a partition was prepared; empty before.
+  virtual std::string version() const = 0;
+  /// Bytes of inputs and outputs copied between channels and library so far: 0 if all went without a copy.
+  virtual uint64_t copied_bytes() const = 0;
+};
+
+struct RknnOptions {
+  std::chrono::milliseconds prepare_timeout{60'000};  // to load a partition
+  uint32_t core_mask = 0;  // rknn2: 1, 2, 4 or a sum of them; 0: the driver's choice
+  bool zero_copy = true;   // rknn2
+};
+
+/// Rockchip's NPUs of the first generation (RK1808, RK3399Pro: librknn_api.so) and of the second (RK356x,
+/// RK3588: librknnrt.so). Throws BackendError where the library is missing or not of that generation.
+std::shared_ptr<VendorBackend> make_rknn1_backend(const std::string& path = "librknn_api.so",
+                                                  const RknnOptions& options = {});
+std::shared_ptr<VendorBackend> make_rknn2_backend(const std::string& path = "librknnrt.so",
+                                                  const RknnOptions& options = {});
 
 }  // namespace piqi

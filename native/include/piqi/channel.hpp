@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -30,6 +31,10 @@ struct Format {
   }
 };
 
+/// Makes memory for a tensor that a processor reaches by itself, aligned and `extra_bytes` longer like an
+/// AlignedBuffer's. It may give null: then any memory will do.
+using Allocator = std::function<std::shared_ptr<uint8_t>()>;
+
 /// Owns `capacity` buffers. The sender fills them in place and the receivers read them in place; a receiver
 /// whose format differs reads a converted copy of its own. Instead of data a frame may carry an error. After
 /// close() every waiting and every later acquire(), publish(), fail() and receive() throws ClosedError.
@@ -37,12 +42,15 @@ class Channel {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity);
+  /// `allocate`: the sender's memory.
+  Channel(const std::string& name, const Shape& shape, const Format& format, size_t capacity,
+          const Allocator& allocate = {});
 
   /// Before use only. Returns the receiver's number. A receiver that `watches` wakes up shortly before an
   /// announced frame is due and looks out for it for some tens of microseconds, since waking up takes longer
-  /// than the hand-over itself. Only for one that runs beside the sender, not on the same CPU.
-  size_t add_receiver(const Format& format, bool watches = false);
+  /// than the hand-over itself. Only for one that runs beside the sender, not on the same CPU. `allocate`:
+  /// memory for its converted copy.
+  size_t add_receiver(const Format& format, bool watches = false, const Allocator& allocate = {});
 
   /// Sender: waits for a free buffer, until `deadline`, then throws TimeoutError. Then publish() it, or
   /// fail() it.

@@ -7,7 +7,6 @@ order of their dimensions.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -20,13 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 from piqi_planner.vendor.errors import VendorError
 from piqi_runtime.container import write_atomically
 from piqi_runtime.model import Array, Model, Operator, Tensor
+from piqi_runtime.partition import MAX_VENDOR_NAME, vendor_name
 
 #: What is written means the same in 11 and 12. RKNN-Toolkit 1.7 takes 8 to 12 (ONNX 1.6, IR 6), RKNN-Toolkit2 12 to 19.
 OPSET = 12
 IR_VERSION = 6
 
 #: RKNN-Toolkit2 cuts names off at 128 characters and then does not find its own tensors.
-MAX_NAME = 64
+MAX_NAME = MAX_VENDOR_NAME
+#: The name that a tensor has in ONNX: what the board will look for.
+onnx_name = vendor_name
 
 TO_NCHW = (0, 3, 1, 2)
 TO_NHWC = (0, 2, 3, 1)
@@ -73,14 +75,6 @@ def to_onnx(model: Model, opset: int = OPSET) -> onnx.ModelProto:
 def write_onnx(model: Model, path: str | os.PathLike[str], opset: int = OPSET) -> None:
     """Writes `to_onnx` atomically. Raises VendorError and OSError."""
     write_atomically(path, [to_onnx(model, opset).SerializeToString()])
-
-
-def onnx_name(name: str) -> str:
-    """The name that a tensor has in ONNX: its own, or the beginning of a long one and a digest of the whole."""
-    if len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{name[: MAX_NAME - len(digest) - 1]}_{digest}"
 
 
 def onnx_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import piqi_native
+from piqi_runtime.backends import AnyBackend
 from piqi_runtime.boards import Board, find_domain
 from piqi_runtime.engine import Engine
 from piqi_runtime.errors import PiqiError
@@ -133,7 +134,7 @@ class HostEngine(Engine):
         model: Model,
         board: Board,
         frequencies: Frequencies | None,
-        backends: Mapping[str, piqi_native.Backend] | None = None,
+        backends: Mapping[str, AnyBackend] | None = None,
     ) -> None:
         super().__init__(model, board, backends=backends)
         self._governor = frequencies.governor if frequencies else None

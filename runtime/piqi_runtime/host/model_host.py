@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import piqi_native
+from piqi_runtime.backends import AnyBackend
 from piqi_runtime.boards import Board
 from piqi_runtime.bundle import Bundle
 from piqi_runtime.host.corrections import Corrections
@@ -74,7 +75,7 @@ class ModelHost:
         max_bytes: int = 512 << 20,
         timeout_s: float = 5.0,
         probe_s: float = FIRST_PAUSE_S,
-        backends: Mapping[str, piqi_native.Backend] | None = None,
+        backends: Mapping[str, AnyBackend] | None = None,
         on_switch: Callable[[int, int, float], None] | None = None,
         on_fault: Callable[[HostFault], None] | None = None,
     ) -> None:

@@ -1,0 +1,353 @@
+// Rockchip's NPUs of the second generation: RK356x, RK3588.
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "rknn2_context.hpp"
+
+namespace piqi {
+namespace {
+
+using rknn::End;
+using rknn2::Api;
+using rknn2::Attribute;
+using rknn2::Context;
+using rknn2::MappedMemory;
+
+/// An end of the partition and the memory that the NPU has for it.
+struct Port {
+  End end;
+  Attribute attribute{};  // what rknn_set_io_mem is told
+  size_t size_bytes = 0;
+  std::shared_ptr<MappedMemory> memory;   // set
+  std::shared_ptr<MappedMemory> staging;  // for a channel that has no memory of the NPU
+  std::shared_ptr<MappedMemory> imported;
+  std::weak_ptr<MappedMemory> imported_from;
+};
+
+struct Busy {
+  explicit Busy(std::atomic<bool>& flag) : flag(flag) { flag = true; }
+  ~Busy() { flag = false; }
+  std::atomic<bool>& flag;
+};
+
+class Rknn2SubGraph final : public PreparedSubGraph {
+ public:
+  Rknn2SubGraph(const Graph& graph, const SubGraph& sub_graph, std::shared_ptr<Context> context,
+                bool zero_copy)
+      : where_(rknn::name_of(sub_graph)), context_(std::move(context)) {
+    rknn2::InOutNum count{};
+    context_->query(where_, rknn2::query_in_out_num, count);
+    if (count.inputs != sub_graph.receivers.size())
+      throw PartitionError(where_ + ": has " + std::to_string(count.inputs) + " inputs, " +
+                           std::to_string(sub_graph.receivers.size()) + " tensors enter the range");
+    const Partition& partition = *sub_graph.partition;
+    const auto match = [&](const std::vector<Attribute>& attributes, const std::vector<TensorId>& tensors,
+                           const char* what) {
+      std::vector<End> ends;
+      for (const Attribute& attribute : attributes) ends.push_back(rknn::make_end(attribute, false));
+      std::vector<Port> ports;
+      for (End& end : rknn::match(graph, tensors, partition, ends, where_, what)) {
+        Port port;
+        port.attribute = attributes[end.index];
+        port.size_bytes = port.attribute.elements * size_of(end.format.type);
+        port.end = std::move(end);
+        ports.push_back(std::move(port));
+      }
+      return ports;
+    };
+    const auto inputs = context_->attributes(where_, rknn2::query_input, count.inputs);
+    const auto outputs = context_->attributes(where_, rknn2::query_output, count.outputs);
+    inputs_ = match(inputs, sub_graph.receivers, "input");
+    outputs_ = match(outputs, sub_graph.senders, "output");
+    for (const Attribute& attribute : outputs) output_sizes_.push_back(attribute.elements * sizeof(float));
+    zero_copy_ = zero_copy && use_native_layout(count, graph, sub_graph);
+    if (!zero_copy_) {
+      for (Port& port : inputs_) find_pass_through(port);
+      unused_.resize(count.outputs);
+      for (uint32_t i = 0; i < count.outputs; ++i)
+        if (!is_sent(i)) unused_[i].resize(output_sizes_[i]);
+    }
+  }
+
+  Format input_format(size_t i) const override { return inputs_.at(i).end.format; }
+  Format output_format(size_t i) const override { return outputs_.at(i).end.format; }
+  bool may_hang() const override { return true; }
+  size_t memory_bytes() const override {
+    size_t total = 0;
+    for (const auto* ports : {&inputs_, &outputs_})
+      for (const Port& port : *ports) total += port.staging ? port.size_bytes : 0;
+    return total;
+  }
+  void measure_kernels(bool enabled) override { measured_ = enabled; }
+  int64_t take_kernel_ns() override { return std::exchange(kernel_ns_, 0); }
+
+  std::shared_ptr<uint8_t> input_memory(size_t i) override { return memory_for_channel(inputs_.at(i)); }
+  std::shared_ptr<uint8_t> output_memory(size_t i) override { return memory_for_channel(outputs_.at(i)); }
+
+  void bind(const void* const* inputs, void* const* outputs) override {
+    input_data_.assign(inputs, inputs + inputs_.size());
+    output_data_.assign(outputs, outputs + outputs_.size());
+  }
+
+  void run_step(size_t step, pthreadpool_t) override {
+    if (step != 0) return;
+    const Busy busy(context_->busy);
+    zero_copy_ ? run_in_place() : run_copying();
+    if (measured_) {
+      rknn2::PerfRun time{};
+      if (api().query(context_->handle(), rknn2::query_perf_run, &time, sizeof time) == 0)
+        kernel_ns_ += 1000 * time.duration_us;
+    }
+  }
+
+ private:
+  Api& api() const { return context_->api(); }
+
+  bool is_sent(uint32_t index) const {
+    return std::any_of(outputs_.begin(), outputs_.end(), [&](const Port& p) { return p.end.index == index; });
+  }
+
+  // NHWC as the NPU keeps it: possible where all is dense and quantised.
+  bool use_native_layout(const rknn2::InOutNum& count, const Graph& graph, const SubGraph& sub_graph) {
+    std::vector<Attribute> inputs, outputs;
+    try {
+      inputs = context_->attributes(where_, rknn2::query_native_nhwc_input, count.inputs);
+      outputs = context_->attributes(where_, rknn2::query_native_nhwc_output, count.outputs);
+    } catch (const Error&) {
+      return false;  // an older library
+    }
+    const auto fits = [&](const std::vector<Port>& ports, const std::vector<Attribute>& native,
+                          const std::vector<TensorId>& tensors) {
+      for (size_t i = 0; i < ports.size(); ++i) {
+        const Attribute& attribute = native[ports[i].end.index];
+        const Shape& shape = graph.tensor(tensors[i]).shape;
+        const bool image = shape.size() == 4;
+        if (!ports[i].end.quantised) return false;
+        if (image && attribute.order != rknn2::order_nhwc) return false;
+        if (image && attribute.width_stride != 0 && attribute.width_stride != shape[2]) return false;
+        if (attribute.size_with_stride > ports[i].size_bytes) return false;
+      }
+      return true;
+    };
+    if (!fits(inputs_, inputs, sub_graph.receivers) || !fits(outputs_, outputs, sub_graph.senders))
+      return false;
+    const auto use = [](std::vector<Port>& ports, const std::vector<Attribute>& native) {
+      for (Port& port : ports) {
+        port.attribute = native[port.end.index];
+        port.attribute.type = port.end.format.type == DataType::Int8 ? rknn2::type_int8 : rknn2::type_uint8;
+        port.attribute.pass_through = 0;
+        port.end.format.layout = Layout::Nhwc;
+      }
+    };
+    use(inputs_, inputs);
+    use(outputs_, outputs);
+    for (uint32_t i = 0; i < count.outputs; ++i) {
+      if (is_sent(i)) continue;
+      const auto memory = create(std::max(outputs[i].size, outputs[i].size_with_stride));
+      if (!memory) return false;
+      api().check(where_, "rknn_set_io_mem",
+                  api().set_io_memory(context_->handle(), memory->get(), &outputs[i]));
+      kept_.push_back(memory);
+    }
+    return true;
+  }
+
+  // Null where there is no memory left of the kind.
+  std::shared_ptr<MappedMemory> create(size_t size_bytes) const {
+    rknn2::Memory* made =
+        api().create_memory(context_->handle(), static_cast<uint32_t>(size_bytes + extra_bytes));
+    if (!made) return nullptr;
+    auto memory = std::make_shared<MappedMemory>(context_, made);
+    if (!made->data || reinterpret_cast<uintptr_t>(made->data) % AlignedBuffer::alignment != 0)
+      return nullptr;
+    std::memset(memory->data(), 0, size_bytes + extra_bytes);
+    return memory;
+  }
+
+  std::shared_ptr<uint8_t> memory_for_channel(const Port& port) const {
+    if (!zero_copy_) return nullptr;
+    const std::shared_ptr<MappedMemory> memory = create(port.size_bytes);
+    if (!memory) return nullptr;
+    const std::lock_guard lock(api().mutex);
+    for (auto i = api().memories.begin(); i != api().memories.end();)
+      i = i->second.expired() ? api().memories.erase(i) : std::next(i);
+    api().memories[memory->data()] = memory;
+    return {memory, memory->data()};
+  }
+
+  // The NPU's memory behind a channel's buffer: this partition's own, or another one's, imported. Null: none.
+  std::shared_ptr<MappedMemory> find(Port& port, const void* data) const {
+    std::shared_ptr<MappedMemory> memory;
+    {
+      const std::lock_guard lock(api().mutex);
+      const auto found = api().memories.find(data);
+      if (found != api().memories.end()) memory = found->second.lock();
+    }
+    if (!memory || memory->context() == context_.get()) return memory;
+    if (memory == port.imported_from.lock()) return port.imported;
+    if (!api().create_memory_from_fd || memory->get()->fd < 0) return nullptr;
+    rknn2::Memory* made = api().create_memory_from_fd(context_->handle(), memory->get()->fd, memory->data(),
+                                                      memory->get()->size, memory->get()->offset);
+    if (!made) return nullptr;
+    port.imported = std::make_shared<MappedMemory>(context_, made);
+    port.imported_from = memory;
+    return port.imported;
+  }
+
+  // Tells the NPU where the tensor is. True: in the port's staging memory, which is to be copied.
+  bool set(Port& port, const void* data) {
+    std::shared_ptr<MappedMemory> memory = find(port, data);
+    const bool copy = !memory;
+    if (copy) {
+      if (!port.staging) port.staging = create(port.size_bytes);
+      if (!port.staging) api().check(where_, "rknn_create_mem", -4);
+      memory = port.staging;
+    }
+    if (memory != port.memory) {
+      port.memory.reset();
+      api().check(where_, "rknn_set_io_mem",
+                  api().set_io_memory(context_->handle(), memory->get(), &port.attribute));
+      port.memory = std::move(memory);
+    }
+    return copy;
+  }
+
+  void run_in_place() {
+    for (size_t i = 0; i < inputs_.size(); ++i)
+      if (set(inputs_[i], input_data_[i]))
+        copy(inputs_[i].staging->data(), input_data_[i], inputs_[i].size_bytes);
+    std::vector<bool>& copied = output_copied_;
+    copied.resize(outputs_.size());
+    for (size_t i = 0; i < outputs_.size(); ++i) copied[i] = set(outputs_[i], output_data_[i]);
+    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
+    for (size_t i = 0; i < outputs_.size(); ++i)
+      if (copied[i]) copy(output_data_[i], outputs_[i].staging->data(), outputs_[i].size_bytes);
+  }
+
+  void copy(void* to, const void* from, size_t size_bytes) {
+    std::memcpy(to, from, size_bytes);
+    api().copied_bytes += size_bytes;
+  }
+
+  // Whether the library may take the bytes as they are.
+  void find_pass_through(Port& port) const {
+    Attribute native{};
+    native.index = port.end.index;
+    port.attribute.pass_through =
+        port.end.quantised &&
+        api().query(context_->handle(), rknn2::query_native_nhwc_input, &native, sizeof native) == 0 &&
+        native.order == port.attribute.order && native.type == port.attribute.type &&
+        native.size_with_stride == port.attribute.size && native.size == port.attribute.size;
+  }
+
+  void run_copying() {
+    std::vector<rknn2::Input> inputs;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const Port& port = inputs_[i];
+      bytes += port.size_bytes;
+      // The library only reads what it is given.
+      inputs.push_back({port.end.index, const_cast<void*>(input_data_[i]),
+                        static_cast<uint32_t>(port.size_bytes), port.attribute.pass_through,
+                        port.end.quantised ? port.attribute.type : rknn2::type_float32,
+                        port.attribute.order});
+    }
+    api().check(where_, "rknn_inputs_set",
+                api().inputs_set(context_->handle(), static_cast<uint32_t>(inputs.size()), inputs.data()));
+    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
+    std::vector<rknn2::Output> outputs(output_sizes_.size());
+    for (uint32_t i = 0; i < outputs.size(); ++i)
+      outputs[i] = {1, 1, i, unused_[i].data(), static_cast<uint32_t>(output_sizes_[i])};
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      const Port& port = outputs_[i];
+      bytes += port.size_bytes;
+      outputs[port.end.index] = {static_cast<uint8_t>(!port.end.quantised), 1, port.end.index,
+                                 output_data_[i], static_cast<uint32_t>(port.size_bytes)};
+    }
+    const auto count = static_cast<uint32_t>(outputs.size());
+    api().check(where_, "rknn_outputs_get",
+                api().outputs_get(context_->handle(), count, outputs.data(), nullptr));
+    api().check(where_, "rknn_outputs_release",
+                api().outputs_release(context_->handle(), count, outputs.data()));
+    api().copied_bytes += bytes;
+  }
+
+  const std::string where_;
+  const std::shared_ptr<Context> context_;
+  std::vector<Port> inputs_, outputs_;
+  std::vector<size_t> output_sizes_;                 // of all outputs, in float32
+  std::vector<std::vector<uint8_t>> unused_;         // outputs that nobody reads
+  std::vector<std::shared_ptr<MappedMemory>> kept_;  // the same
+  bool zero_copy_ = false;
+  bool measured_ = false;
+  int64_t kernel_ns_ = 0;
+  std::vector<const void*> input_data_;
+  std::vector<void*> output_data_;
+  std::vector<bool> output_copied_;
+};
+
+class Rknn2Backend final : public VendorBackend {
+ public:
+  Rknn2Backend(const std::string& path, const RknnOptions& options)
+      : api_(std::make_shared<Api>(path)), options_(options) {
+    if (options.core_mask != 0 && !api_->set_core_mask)
+      api_->library.refuse("has no 'rknn_set_core_mask': core_mask must be 0");
+  }
+
+  std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
+                                            const SubGraph& sub_graph, KernelCache&) override {
+    std::shared_ptr<Context> twin;
+    const std::string file = sub_graph.partition ? sub_graph.partition->vendor_file : "";
+    {
+      const std::lock_guard lock(mutex_);
+      twin = contexts_[file].lock();
+    }
+    // One that is at work may hang, and its twin with it.
+    if (twin && (twin->busy || !api_->duplicate)) twin.reset();
+    using Prepared = std::pair<std::shared_ptr<Context>, std::unique_ptr<Rknn2SubGraph>>;
+    auto [context, prepared] = rknn::supervised<Prepared>(
+        options_.prepare_timeout, rknn::name_of(sub_graph),
+        [api = api_, options = options_, graph, sub_graph, twin = std::move(twin)]() mutable -> Prepared {
+          const std::string where = rknn::name_of(sub_graph);
+          auto context =
+              twin ? std::make_shared<Context>(twin, where) : std::make_shared<Context>(api, sub_graph);
+          if (options.core_mask != 0)
+            api->check(where, "rknn_set_core_mask",
+                       api->set_core_mask(context->handle(), static_cast<int32_t>(options.core_mask)));
+          rknn2::SdkVersion version{};
+          context->query(where, rknn2::query_sdk_version, version);
+          {
+            const std::lock_guard lock(api->mutex);
+            api->version = std::string("API ") + version.api + ", driver " + version.driver;
+          }
+          return {context, std::make_unique<Rknn2SubGraph>(*graph, sub_graph, context, options.zero_copy)};
+        });
+    const std::lock_guard lock(mutex_);
+    contexts_[file] = context;
+    return std::move(prepared);
+  }
+
+  std::string library() const override { return api_->library.path(); }
+  std::string version() const override {
+    const std::lock_guard lock(api_->mutex);
+    return api_->version;
+  }
+  uint64_t copied_bytes() const override { return api_->copied_bytes; }
+
+ private:
+  const std::shared_ptr<Api> api_;
+  const RknnOptions options_;
+  std::mutex mutex_;
+  std::map<std::string, std::weak_ptr<Context>> contexts_;  // by file
+};
+
+}  // namespace
+
+std::shared_ptr<VendorBackend> make_rknn2_backend(const std::string& path, const RknnOptions& options) {
+  return std::make_shared<Rknn2Backend>(path, options);
+}
+
+}  // namespace piqi

@@ -1,0 +1,45 @@
+"""The vendors' libraries of this machine, as the executor takes them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+
+import piqi_native
+from piqi_runtime.backends.rknnlite import RknnLite
+from piqi_runtime.boards import Board
+
+__all__ = ["AnyBackend", "RknnLite", "available_backends"]
+
+#: In C++, or in Python.
+AnyBackend = piqi_native.VendorBackend | piqi_native.Backend
+
+#: Backend -> what loads it, and the variable that names the library's file where it is not in its usual place.
+_LOADERS: dict[str, tuple[Callable[[str], piqi_native.VendorBackend], str, str]] = {
+    "rknn1": (piqi_native.rknn1_backend, "PIQI_RKNN1_LIBRARY", "librknn_api.so"),
+    "rknn2": (piqi_native.rknn2_backend, "PIQI_RKNN2_LIBRARY", "librknnrt.so"),
+}
+
+_logger = logging.getLogger(__name__)
+
+
+def available_backends(board: Board) -> dict[str, AnyBackend]:
+    """Those of the board's backends whose library can be loaded here, by name.
+
+    Without the library itself, Rockchip's Python package `rknnlite` takes its place. A library that is there but
+    cannot be used is logged as a warning with the reason.
+    """
+    found: dict[str, AnyBackend] = {}
+    for name in {processor.backend for processor in board.processors} & _LOADERS.keys():
+        load, variable, usual = _LOADERS[name]
+        path = os.environ.get(variable)
+        try:
+            found[name] = load(path or usual)
+        except piqi_native.BackendError as error:
+            missing = path is None and f"{usual}: cannot open shared object file" in str(error)
+            _logger.log(logging.INFO if missing else logging.WARNING, "%s", error)
+            if missing and importlib.util.find_spec("rknnlite"):
+                found[name] = RknnLite()
+    return found
