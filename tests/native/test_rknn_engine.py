@@ -2,6 +2,8 @@
 
 import logging
 import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,14 @@ from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, Tabl
 
 BOARDS = {1: "rk3399pro", 2: "rk3588"}
 ORDER = "LLNNNLLL"
+
+
+@pytest.fixture(autouse=True)
+def forget_the_stand_in() -> Iterator[None]:
+    """The stand-in for rknnlite must not be found by other tests."""
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rknnlite"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
