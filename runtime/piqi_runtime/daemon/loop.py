@@ -20,6 +20,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._awake_until_s = 0.0
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -61,12 +62,16 @@ class Loop:
         self._running = True
         poll, handlers = self._epoll.poll, self._handlers
         while self._running:
-            for descriptor, events in poll(self._timeout(), 64):
+            for descriptor, events in poll(self._timeout() if self._awake_until_s < time.monotonic() else 0, 64):
                 handler = handlers.get(descriptor)
                 if handler is not None:  # else it was removed by one before it
                     handler(events)
             if self._timers and self._timers[0][0] <= time.monotonic():
                 self._run_timers()
+
+    def stay_awake(self, seconds: float) -> None:
+        """For so long the loop looks for events without going to sleep. Main thread only."""
+        self._awake_until_s = time.monotonic() + seconds
 
     def stop(self) -> None:
         """Has `run` return. Main thread only."""
