@@ -22,15 +22,6 @@ constexpr size_t tile_bytes = 128 * 1024;
 /// Multiply-adds that are done before a pool is awake.
 constexpr size_t parallel_products = 256 * 1024;
 
-/// Where part `i` of `parts` nearly equal ones of [0, size) begins: no part is a poor remainder.
-size_t part_begin(size_t size, size_t parts, size_t i) {
-  return size * i / parts;
-}
-
-size_t part_count(size_t size, size_t most) {
-  return (size + most - 1) / most;
-}
-
 struct Block {
   size_t depth, columns;  // of the whole product
   float lowest, highest;

@@ -28,14 +28,6 @@ constexpr size_t tile_bytes = 128 * 1024;
 constexpr size_t parallel_products = 1024 * 1024;
 constexpr int32_t offset = 128;
 
-size_t part_begin(size_t size, size_t parts, size_t i) {
-  return size * i / parts;
-}
-
-size_t part_count(size_t size, size_t most) {
-  return (size + most - 1) / most;
-}
-
 struct Block {
   size_t depth, columns;  // of the whole product
   float lowest, highest;  // of the output, its zero point taken off
