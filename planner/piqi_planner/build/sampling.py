@@ -183,6 +183,8 @@ class ActiveSampling:
         problem, masks, accuracy = self._admitted()
         levels = np.unique(np.quantile(accuracy, np.linspace(0, 1, FINAL_LEVELS), method="lower")).tolist()
         archive = Archive(problem, levels)
+        # One state for all layers: the weightings are too coarse to be sure of the least power.
+        archive.offer(np.repeat(self.states[:, np.newaxis], problem.layers, axis=1))
         for configs in solve_masks(problem, masks, lambda done: progress(done / 2)):
             archive.offer(np.unique(configs.reshape(-1, problem.layers), axis=0))
         refining = PiqiSearch(problem, self.seed)
