@@ -17,6 +17,7 @@ import piqi_native as pn
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers
 from piqi_runtime.model import Model
+from piqi_runtime.report import SubGraphTimes
 
 Array = npt.NDArray[Any]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -102,7 +103,7 @@ class FrameTimes:
         count = min([len(frames), *(len(rows) for rows in self._rows)])
         self._rows = [rows[-count:] for rows in self._rows]
         self.latency: Array = np.diff(frames[-count:], axis=1)[:, 0] / 1e3
-        steps = [rows[:, 3 * n : -1].reshape(count, -1, 4) for rows, n in zip(self._rows, self._receivers, strict=True)]
+        steps = [SubGraphTimes.of(rows, n).steps for rows, n in zip(self._rows, self._receivers, strict=True)]
         self.kernels: Array = sum((s[:, :, 3].sum(axis=1) for s in steps), np.zeros(count)) / 1e3
         self.layers: Array = sum(((s[:, :, 2] - s[:, :, 1]).sum(axis=1) for s in steps), np.zeros(count)) / 1e3
 

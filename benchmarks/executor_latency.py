@@ -20,6 +20,7 @@ from _executor import Array, board, frame, interleaved, litert, load, machine, m
 import piqi_native as pn
 from piqi_planner.importer import import_model
 from piqi_runtime.model import Model, Operator
+from piqi_runtime.report import SubGraphTimes
 
 WANTED = 1.15
 
@@ -34,7 +35,7 @@ def executor(model: Model, threads: int) -> pn.GraphExecutor:
 def by_kind(model: Model, times: pn.Times, executor: pn.GraphExecutor) -> dict[str, float]:
     """Median milliseconds of each kind of layer (named by its operators)."""
     (rows,) = times["sub_graphs"]
-    steps = rows[:, 3 * len(executor.receivers[0]) : -1].reshape(len(rows), -1, 4)
+    steps = SubGraphTimes.of(rows, len(executor.receivers[0])).steps
     kinds: dict[str, float] = defaultdict(float)
     for layer in range(model.layer_count):
         names = [op.kind for op in model.operators if op.layer == layer]

@@ -19,6 +19,7 @@ from _executor import FrameTimes, board, frame, litert, load, machine, mobilenet
 
 import piqi_native as pn
 from piqi_runtime.model import Model
+from piqi_runtime.report import SubGraphTimes
 
 WANTED = 1.7
 
@@ -29,7 +30,7 @@ def balanced_cut(model: Model, on: pn.Board, manager: pn.GraphManager, inputs: d
     for _ in range(30):
         executor.run(inputs)
     (rows,) = executor.times()["sub_graphs"]
-    steps = rows[:, 3 * len(executor.receivers[0]) : -1].reshape(len(rows), -1, 4)
+    steps = SubGraphTimes.of(rows, len(executor.receivers[0])).steps
     layers = np.median(steps[:, :, 2] - steps[:, :, 1], axis=0)
     executor.close()
     halves = [max(layers[:cut].sum(), layers[cut:].sum()) for cut in range(1, len(layers))]

@@ -167,7 +167,7 @@ py::dict times(const GraphExecutor& executor) {
   for (size_t i = 0; i < times.sub_graphs.size(); ++i) {
     const SubGraph& sub_graph = executor.cut().sub_graphs[i];
     sub_graphs.append(
-        rows(times.sub_graphs[i], 3 * sub_graph.receivers.size() + 4 * sub_graph.steps.size() + 1));
+        rows(times.sub_graphs[i], 3 * sub_graph.receivers.size() + 2 + 4 * sub_graph.steps.size() + 1));
   }
   py::dict result;
   result["sub_graphs"] = sub_graphs;
@@ -422,6 +422,7 @@ void bind_board(py::module_& m) {
   py::classh<PowerMarker>(m, "PowerMarker").def("mark", &PowerMarker::mark, py::arg("layer"), ReleaseGil());
   m.def("null_marker", &make_null_marker);
   m.def("gpio_marker", &make_gpio_marker, py::arg("device"), py::arg("line"), ReleaseGil());
+  m.def("sysfs_gpio_marker", &make_sysfs_gpio_marker, py::arg("path"), ReleaseGil());
 }
 
 // Names and sizes of the tensors that enter or leave each sub-graph.
@@ -442,8 +443,15 @@ std::chrono::milliseconds milliseconds(const char* name, double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(1e3 * seconds));
 }
 
+void bind_backends(py::module_& m) {
+  py::classh<Backend>(m, "NativeBackend");
+  m.def("xnnpack_backend", &make_xnnpack_backend);
+  m.def("observed_backend", &make_observed_backend, py::arg("backend").none(false), py::arg("observer"),
+        py::arg("processors"), ReleaseGil());
+}
+
 void bind_vendor_backends(py::module_& m) {
-  py::classh<VendorBackend>(m, "VendorBackend")
+  py::classh<VendorBackend, Backend>(m, "VendorBackend")
       .def_property_readonly("library", &VendorBackend::library)
       .def_property_readonly("version", &VendorBackend::version)
       .def_property_readonly("copied_bytes", &VendorBackend::copied_bytes);
@@ -475,8 +483,8 @@ void bind_executor(py::module_& m) {
              GraphManager::Backends backends{{"xnnpack", make_xnnpack_backend()}};
              for (const auto& [name, backend] : python_backends)
                backends[name.cast<std::string>()] =
-                   py::isinstance<VendorBackend>(backend)
-                       ? backend.cast<std::shared_ptr<VendorBackend>>()
+                   py::isinstance<Backend>(backend)
+                       ? backend.cast<std::shared_ptr<Backend>>()
                        : make_python_backend(py::reinterpret_borrow<py::object>(backend));
              const py::gil_scoped_release release;
              return std::make_shared<GraphManager>(std::move(graph), std::move(board), std::move(backends));
@@ -545,6 +553,7 @@ PYBIND11_MODULE(_native, m, py::multiple_interpreters::not_supported()) {
   bind_errors(m);
   bind_graph(m);
   bind_board(m);
+  bind_backends(m);
   bind_vendor_backends(m);
   bind_executor(m);
   m.def("convert_frame", &convert_frame, py::arg("source"), py::arg("width"), py::arg("height"),

@@ -18,6 +18,7 @@ from piqi_native._native import (
     GraphManager,
     Interpreter,
     MaskEvaluator,
+    NativeBackend,
     Partition,
     PartitionError,
     Plan,
@@ -33,9 +34,12 @@ from piqi_native._native import (
     gpio_marker,
     null_governor,
     null_marker,
+    observed_backend,
     rknn1_backend,
     rknn2_backend,
     sysfs_governor,
+    sysfs_gpio_marker,
+    xnnpack_backend,
 )
 from piqi_native.backend import Backend, PreparedSubGraph
 
@@ -54,6 +58,7 @@ __all__ = [
     "GraphManager",
     "Interpreter",
     "MaskEvaluator",
+    "NativeBackend",
     "Partition",
     "PartitionError",
     "Plan",
@@ -70,7 +75,10 @@ __all__ = [
     "gpio_marker",
     "null_governor",
     "null_marker",
+    "observed_backend",
     "rknn1_backend",
     "rknn2_backend",
     "sysfs_governor",
+    "sysfs_gpio_marker",
+    "xnnpack_backend",
 ]

@@ -186,7 +186,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   }
 
   static size_t row_width(const SubGraph& sub_graph) {
-    return 3 * sub_graph.receivers.size() + 4 * sub_graph.steps.size() + 1;
+    return 3 * sub_graph.receivers.size() + 2 + 4 * sub_graph.steps.size() + 1;
   }
 
  private:
@@ -395,23 +395,31 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     Stage& stage = *stages_[index];
     const SubGraph& sub_graph = setup_->cut.sub_graphs[index];
     const pthreadpool_t pool = setup_->manager->pool(sub_graph.processor).get();
+    const auto request = [&](size_t step) {
+      for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
+    };
+    const int64_t asked = *time++ = now_ns();
+    announce(stage, asked + stage.expected_ns, false);
+    request(0);
+    *time++ = now_ns();
     stage.prepared->bind(stage.input_data.data(), stage.output_data.data());
     const int64_t* const begins = time;
     for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
       if (closed_) throw ClosedError("the executor was closed");
       *time = now_ns();
       announce(stage, *time++ + stage.ahead_ns[step], false);
-      for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
+      if (step > 0) request(step);
       if (setup_->marker) setup_->marker->mark(sub_graph.steps[step].first_layer);
       *time++ = now_ns();
       stage.prepared->run_step(step, pool);
       *time++ = now_ns();
       *time++ = stage.prepared->take_kernel_ns();
     }
+    stage.prepared->finish();
     const int64_t end = now_ns();
     for (size_t step = 0; step < sub_graph.steps.size(); ++step)
       stage.ahead_ns[step] += (end - begins[4 * step] - stage.ahead_ns[step]) / 4;
-    stage.expected_ns = stage.ahead_ns[0];
+    stage.expected_ns += (end - asked - stage.expected_ns) / 4;
   }
 
   // Wakes those who wait for these sub-graphs, to tell them when to expect a frame; done by a thread that has

@@ -127,31 +127,28 @@ class Rknn1SubGraph final : public PreparedSubGraph {
   int64_t take_kernel_ns() override { return std::exchange(kernel_ns_, 0); }
 
   void bind(const void* const* inputs, void* const* outputs) override {
-    input_data_.assign(inputs, inputs + inputs_.size());
+    std::vector<rknn1::Input> set;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const Port& port = inputs_[i];
+      api().copied_bytes += port.size_bytes;
+      // The library only reads what it is given; what has the NPU's own type and layout it takes as it is.
+      set.push_back({port.end.index, const_cast<void*>(inputs[i]), port.size_bytes, port.end.quantised,
+                     port.end.quantised ? port.type : rknn1::type_float32, port.order});
+    }
+    context_->check("rknn_inputs_set",
+                    api().inputs_set(context_->handle(), static_cast<uint32_t>(set.size()), set.data()));
     output_data_.assign(outputs, outputs + outputs_.size());
   }
 
   void run_step(size_t step, pthreadpool_t) override {
     if (step != 0) return;
-    uint64_t bytes = 0;
-    std::vector<rknn1::Input> inputs;
-    for (size_t i = 0; i < inputs_.size(); ++i) {
-      const Port& port = inputs_[i];
-      bytes += port.size_bytes;
-      // The library only reads what it is given; what has the NPU's own type and layout it takes as it is.
-      inputs.push_back({port.end.index, const_cast<void*>(input_data_[i]), port.size_bytes,
-                        port.end.quantised, port.end.quantised ? port.type : rknn1::type_float32,
-                        port.order});
-    }
-    context_->check("rknn_inputs_set", api().inputs_set(context_->handle(),
-                                                        static_cast<uint32_t>(inputs.size()), inputs.data()));
     context_->check("rknn_run", api().run(context_->handle(), nullptr));
     std::vector<rknn1::Output> outputs(unused_.size());
     for (uint32_t i = 0; i < outputs.size(); ++i)
       outputs[i] = {1, 1, i, unused_[i].data(), static_cast<uint32_t>(unused_[i].size())};
     for (size_t i = 0; i < outputs_.size(); ++i) {
       const Port& port = outputs_[i];
-      bytes += port.size_bytes;
+      api().copied_bytes += port.size_bytes;
       outputs[port.end.index] = {!port.end.quantised, 1, port.end.index, output_data_[i], port.size_bytes};
     }
     const auto count = static_cast<uint32_t>(outputs.size());
@@ -161,7 +158,6 @@ class Rknn1SubGraph final : public PreparedSubGraph {
     if (measured_ && api().query(context_->handle(), rknn1::query_perf_run, &time, sizeof time) == 0)
       kernel_ns_ += 1000 * time.duration_us;
     context_->check("rknn_outputs_release", api().outputs_release(context_->handle(), count, outputs.data()));
-    api().copied_bytes += bytes;
   }
 
  private:
@@ -177,7 +173,6 @@ class Rknn1SubGraph final : public PreparedSubGraph {
   std::vector<std::vector<uint8_t>> unused_;  // for outputs that nobody reads
   bool measured_ = false;
   int64_t kernel_ns_ = 0;
-  std::vector<const void*> input_data_;
   std::vector<void*> output_data_;
 };
 

@@ -88,19 +88,26 @@ class Rknn2SubGraph final : public PreparedSubGraph {
   std::shared_ptr<uint8_t> output_memory(size_t i) override { return memory_for_channel(outputs_.at(i)); }
 
   void bind(const void* const* inputs, void* const* outputs) override {
-    input_data_.assign(inputs, inputs + inputs_.size());
+    const Busy busy(context_->busy);
     output_data_.assign(outputs, outputs + outputs_.size());
+    zero_copy_ ? set_in_place(inputs) : set_copying(inputs);
   }
 
   void run_step(size_t step, pthreadpool_t) override {
     if (step != 0) return;
     const Busy busy(context_->busy);
-    zero_copy_ ? run_in_place() : run_copying();
+    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
+    if (!zero_copy_) get_outputs();
     if (measured_) {
       rknn2::PerfRun time{};
       if (api().query(context_->handle(), rknn2::query_perf_run, &time, sizeof time) == 0)
         kernel_ns_ += 1000 * time.duration_us;
     }
+  }
+
+  void finish() override {
+    for (size_t i = 0; i < output_copied_.size(); ++i)
+      if (output_copied_[i]) copy(output_data_[i], outputs_[i].staging->data(), outputs_[i].size_bytes);
   }
 
  private:
@@ -215,16 +222,11 @@ class Rknn2SubGraph final : public PreparedSubGraph {
     return copy;
   }
 
-  void run_in_place() {
+  void set_in_place(const void* const* inputs) {
     for (size_t i = 0; i < inputs_.size(); ++i)
-      if (set(inputs_[i], input_data_[i]))
-        copy(inputs_[i].staging->data(), input_data_[i], inputs_[i].size_bytes);
-    std::vector<bool>& copied = output_copied_;
-    copied.resize(outputs_.size());
-    for (size_t i = 0; i < outputs_.size(); ++i) copied[i] = set(outputs_[i], output_data_[i]);
-    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
-    for (size_t i = 0; i < outputs_.size(); ++i)
-      if (copied[i]) copy(output_data_[i], outputs_[i].staging->data(), outputs_[i].size_bytes);
+      if (set(inputs_[i], inputs[i])) copy(inputs_[i].staging->data(), inputs[i], inputs_[i].size_bytes);
+    output_copied_.resize(outputs_.size());
+    for (size_t i = 0; i < outputs_.size(); ++i) output_copied_[i] = set(outputs_[i], output_data_[i]);
   }
 
   void copy(void* to, const void* from, size_t size_bytes) {
@@ -243,27 +245,27 @@ class Rknn2SubGraph final : public PreparedSubGraph {
         native.size_with_stride == port.attribute.size && native.size == port.attribute.size;
   }
 
-  void run_copying() {
-    std::vector<rknn2::Input> inputs;
-    uint64_t bytes = 0;
+  void set_copying(const void* const* inputs) {
+    std::vector<rknn2::Input> set;
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const Port& port = inputs_[i];
-      bytes += port.size_bytes;
+      api().copied_bytes += port.size_bytes;
       // The library only reads what it is given.
-      inputs.push_back({port.end.index, const_cast<void*>(input_data_[i]),
-                        static_cast<uint32_t>(port.size_bytes), port.attribute.pass_through,
-                        port.end.quantised ? port.attribute.type : rknn2::type_float32,
-                        port.attribute.order});
+      set.push_back({port.end.index, const_cast<void*>(inputs[i]), static_cast<uint32_t>(port.size_bytes),
+                     port.attribute.pass_through,
+                     port.end.quantised ? port.attribute.type : rknn2::type_float32, port.attribute.order});
     }
     api().check(where_, "rknn_inputs_set",
-                api().inputs_set(context_->handle(), static_cast<uint32_t>(inputs.size()), inputs.data()));
-    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
+                api().inputs_set(context_->handle(), static_cast<uint32_t>(set.size()), set.data()));
+  }
+
+  void get_outputs() {
     std::vector<rknn2::Output> outputs(output_sizes_.size());
     for (uint32_t i = 0; i < outputs.size(); ++i)
       outputs[i] = {1, 1, i, unused_[i].data(), static_cast<uint32_t>(output_sizes_[i])};
     for (size_t i = 0; i < outputs_.size(); ++i) {
       const Port& port = outputs_[i];
-      bytes += port.size_bytes;
+      api().copied_bytes += port.size_bytes;
       outputs[port.end.index] = {static_cast<uint8_t>(!port.end.quantised), 1, port.end.index,
                                  output_data_[i], static_cast<uint32_t>(port.size_bytes)};
     }
@@ -272,7 +274,6 @@ class Rknn2SubGraph final : public PreparedSubGraph {
                 api().outputs_get(context_->handle(), count, outputs.data(), nullptr));
     api().check(where_, "rknn_outputs_release",
                 api().outputs_release(context_->handle(), count, outputs.data()));
-    api().copied_bytes += bytes;
   }
 
   const std::string where_;
@@ -284,9 +285,8 @@ class Rknn2SubGraph final : public PreparedSubGraph {
   bool zero_copy_ = false;
   bool measured_ = false;
   int64_t kernel_ns_ = 0;
-  std::vector<const void*> input_data_;
   std::vector<void*> output_data_;
-  std::vector<bool> output_copied_;
+  std::vector<bool> output_copied_;  // of zero copy: those that are staged
 };
 
 class Rknn2Backend final : public VendorBackend {

@@ -66,6 +66,44 @@ class TransferReport:
 
 
 @dataclass(frozen=True)
+class SubGraphReport:
+    """What a sub-graph does before its first layer and after its last: copies to the processor and back.
+
+    For an NPU `load_us` is the copy in; the copy out is in part of its layer's time, the rest in `unload_us`.
+    """
+
+    first_layer: int
+    last_layer: int
+    processor: str
+    load_us: Statistics
+    unload_us: Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class SubGraphTimes:
+    """The columns of what an executor records of a sub-graph; n frames, r receivers, s steps, ns of the steady clock.
+
+    - `arrivals` [n, r, 3]: published by the sender, received, converted;
+    - `asked`, `bound_from` [n]: when the first layer's frequency was asked for, and when it was in force;
+    - `steps` [n, s, 4]: next frequency asked for, begin, end, and for how long inside the kernels;
+    - `sent` [n].
+    """
+
+    arrivals: Times
+    asked: Times
+    bound_from: Times
+    steps: Times
+    sent: Times
+
+    @classmethod
+    def of(cls, rows: Times, receivers: int) -> SubGraphTimes:
+        """`rows`: what `times()` gives for the sub-graph, that has so many receivers."""
+        head = 3 * receivers
+        arrivals, steps = rows[:, :head].reshape(len(rows), -1, 3), rows[:, head + 2 : -1].reshape(len(rows), -1, 4)
+        return cls(arrivals, rows[:, head], rows[:, head + 1], steps, rows[:, -1])
+
+
+@dataclass(frozen=True)
 class FrequencyReport:
     """Asking for the frequencies of a layer (and marking it for the power meter)."""
 
@@ -88,6 +126,7 @@ class Report:
     layers: tuple[StepReport, ...]
     transfers: tuple[TransferReport, ...]
     frequency_changes: tuple[FrequencyReport, ...]
+    ends: tuple[SubGraphReport, ...]
     works: tuple[Work, ...] = field(repr=False, compare=False)
     moves: tuple[Move, ...] = field(repr=False, compare=False)
 
@@ -112,6 +151,8 @@ class Report:
         head = ("", "on", "freq", "median us", "p90", "p99", "max")
         rows: list[tuple[str, ...]] = [head]
         transfers = list(self.transfers)
+        loads = {end.first_layer: end for end in self.ends}
+        unloads = {end.last_layer: end for end in self.ends}
 
         def row(what: str, on: str, freqs: str, times: Statistics) -> None:
             numbers = (f"{value:.1f}" for value in (times.median, times.p90, times.p99, times.max))
@@ -126,7 +167,11 @@ class Report:
                     row("  convert", route, "", transfer.convert_us)
             if change.time_us.median > 1:
                 row("  frequency", step.processor, step.freqs, change.time_us)
+            if (end := loads.get(step.layer)) and end.load_us.median > 1:
+                row("  load", step.processor, "", end.load_us)
             row(f"layer {layer_range(step.layer, step.last_layer)}", step.processor, step.freqs, step.time_us)
+            if (end := unloads.get(step.last_layer)) and end.unload_us.median > 1:
+                row("  unload", step.processor, "", end.unload_us)
         row("frame", "", "", self.latency_us)
         return format_table(rows)
 
@@ -143,17 +188,17 @@ def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, let
     layers: list[StepReport] = []
     transfers: list[TransferReport] = []
     changes: list[FrequencyReport] = []
+    ends: list[SubGraphReport] = []
     works: list[Work] = []
     moves: list[Move] = []
     source = {name: letters[i] for i, names in enumerate(executor.senders) for name, _ in names}
     for sub_graph, receivers, letter, rows in zip(
         executor.sub_graphs, executor.receivers, letters, times["sub_graphs"], strict=True
     ):
-        rows = rows[-count:]
-        arrivals = rows[:, : 3 * len(receivers)].reshape(count, -1, 3)
-        steps = rows[:, 3 * len(receivers) : -1].reshape(count, -1, 4)
+        recorded = SubGraphTimes.of(rows[-count:], len(receivers))
+        arrivals, steps, sent = recorded.arrivals, recorded.steps, recorded.sent
         # A receiver is free for its first tensor when it has sent the frame before, then for the next one.
-        free = np.concatenate([arrivals[:1, 0, 0], rows[:-1, -1]])
+        free = np.concatenate([arrivals[:1, 0, 0], sent[:-1]])
         for i, (tensor, size_bytes) in enumerate(receivers):
             published, received, converted = arrivals[:, i].T
             began = np.maximum(published, free)
@@ -164,8 +209,12 @@ def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, let
             transfers.append(
                 TransferReport(tensor, move.source, letter, sub_graph.first_layer, size_bytes, handoff, convert)
             )
+        load, unload = Statistics.of_ns(steps[:, 0, 0] - recorded.bound_from), Statistics.of_ns(sent - steps[:, -1, 2])
+        ends.append(SubGraphReport(sub_graph.first_layer, sub_graph.last_layer, letter, load, unload))
         for i, (first, last) in enumerate(sub_graph.steps):
             asked, began, ended, inside = steps[:, i].T
+            if i == 0:
+                asked = asked - (recorded.bound_from - recorded.asked)
             kernel = Statistics.of_ns(inside) if inside.any() else None
             layers.append(StepReport(first, last, letter, freqs[first], Statistics.of_ns(ended - began), kernel))
             changes.append(FrequencyReport(first, letter, freqs[first], Statistics.of_ns(began - asked)))
@@ -181,6 +230,7 @@ def make_report(executor: piqi_native.GraphExecutor, plan: piqi_native.Plan, let
         layers=tuple(layers),
         transfers=tuple(transfers),
         frequency_changes=tuple(changes),
+        ends=tuple(ends),
         works=tuple(works),
         moves=tuple(moves),
     )

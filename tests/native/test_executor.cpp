@@ -478,7 +478,7 @@ TEST_CASE("times: a row a frame, in the order in which things happen") {
   for (size_t s = 0; s < 3; ++s) {
     const piqi::SubGraph& sub_graph = executor->cut().sub_graphs[s];
     const size_t receivers = sub_graph.receivers.size(), steps = sub_graph.steps.size();
-    const size_t width = 3 * receivers + 4 * steps + 1;
+    const size_t width = 3 * receivers + 2 + 4 * steps + 1;
     REQUIRE(times.sub_graphs[s].size() == 4 * width);
     for (size_t f = 0; f < 4; ++f) {
       const int64_t* row = &times.sub_graphs[s][f * width];
@@ -489,6 +489,10 @@ TEST_CASE("times: a row a frame, in the order in which things happen") {
         CHECK(row[1] <= row[2]);
         last = row[2];
       }
+      CHECK(last <= row[0]);
+      CHECK(row[0] <= row[1]);
+      last = row[1];
+      row += 2;
       for (size_t step = 0; step < steps; ++step, row += 4) {
         CHECK(last <= row[0]);
         CHECK(row[0] <= row[1]);

@@ -26,7 +26,7 @@ def executor(rows: list[list[list[int]]], frames: list[list[int]]) -> SimpleName
 
 PLAN = SimpleNamespace(order="LLNNN", freqs="5 4 7 7 7")
 #: us -> ns: one frame of 100 us.
-FIRST = [[10, 12, 12, 13, 14, 34, 18, 35, 35, 45, 9, 46], [46, 50, 53, 54, 55, 95, 0, 96]]
+FIRST = [[10, 12, 12, 12, 12, 13, 14, 34, 18, 35, 35, 45, 9, 46], [46, 50, 53, 53, 54, 56, 56, 96, 0, 99]]
 
 
 def in_ns(row: list[int], shift_us: int = 0) -> list[int]:
@@ -42,6 +42,7 @@ def test_times_are_attributed() -> None:
         (1, 1, "L", "4", 10),
         (2, 4, "N", "7", 40),
     ]
+    assert [(e.processor, e.load_us.median, e.unload_us.median) for e in report.ends] == [("L", 1, 1), ("N", 2, 3)]
     assert [s.kernel_us and s.kernel_us.median for s in report.layers] == [18, 9, None]
     assert [c.time_us.median for c in report.frequency_changes] == [1, 0, 1]
     entry, cut = report.transfers
@@ -59,8 +60,8 @@ def test_frames_of_a_failed_run_are_left_out() -> None:
 
 
 def test_a_receiver_that_was_busy_is_not_charged_for_waiting() -> None:
-    # The second frame's tensor is published at 60 us, when N still works (until 96 us).
-    second = [60, 98, 101, 102, 103, 143, 0, 144]
+    # The second frame's tensor is published at 60 us, when N still works (until 99 us).
+    second = [60, 101, 104, 104, 105, 106, 106, 146, 0, 147]
     rows = [[in_ns(FIRST[0]), in_ns(FIRST[0], 14)], [in_ns(FIRST[1]), in_ns(second)]]
     report = make_report(executor(rows, [in_ns([0, 100]), in_ns([5, 150])]), PLAN, ["L", "N"])
     assert report.transfers[1].handoff_us.max == 4
@@ -69,7 +70,7 @@ def test_a_receiver_that_was_busy_is_not_charged_for_waiting() -> None:
 
 def test_no_frames_is_an_error() -> None:
     with pytest.raises(ValueError, match="no frame"):
-        make_report(executor([np.empty((0, 12)), np.empty((0, 8))], []), PLAN, ["L", "N"])
+        make_report(executor([np.empty((0, 14)), np.empty((0, 10))], []), PLAN, ["L", "N"])
 
 
 def test_trace_has_spans_and_arrows() -> None:
@@ -77,7 +78,7 @@ def test_trace_has_spans_and_arrows() -> None:
     events = report.to_trace("test", "LBN")["traceEvents"]
     spans = {e["name"]: (e["ts"], e["dur"]) for e in events if e["ph"] == "X"}
     assert spans["L 0-1"] == (4, 31)
-    assert spans["layer 2-4"] == (45, 40)
+    assert spans["layer 2-4"] == (46, 40)
     assert spans["convert cut"] == (40, 3)
     arrow = {e["ph"]: e for e in events if e["name"] == "cut"}
     assert arrow["s"]["tid"] == 1 and arrow["f"]["tid"] == 3

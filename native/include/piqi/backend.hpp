@@ -30,6 +30,9 @@ class PreparedSubGraph {
   virtual void bind(const void* const* inputs, void* const* outputs) = 0;
   /// Runs a step; returns when the processor is done with it. Throws BackendError.
   virtual void run_step(size_t step, pthreadpool_t pool) = 0;
+  /// After the last step: outputs that the processor holds elsewhere are now in the frame's buffers. Throws
+  /// BackendError.
+  virtual void finish() {}
   /// Memory of its own, besides what the KernelCache holds.
   virtual size_t memory_bytes() const = 0;
   /// Whether its working memory may be others' between frames (true until told otherwise).
@@ -48,10 +51,17 @@ class Backend {
   /// BackendError.
   virtual std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
                                                     const SubGraph& sub_graph, KernelCache& cache) = 0;
+  /// True if what it prepares for one of its processors does not do for another.
+  virtual bool per_processor() const { return false; }
 };
 
 /// float32 operators on CPUs; the partitions of an NPU's sub-graphs in int8 or uint8 (the emulated NPU).
 std::shared_ptr<Backend> make_xnnpack_backend();
+
+/// Runs what `backend` prepares and tells a library that exports the functions of piqi/observer.h.
+/// `processors`: their letters in the board's order. Throws BackendError where the library cannot be used.
+std::shared_ptr<Backend> make_observed_backend(std::shared_ptr<Backend> backend, const std::string& library,
+                                               const std::string& processors);
 
 /// An NPU's vendor library, which runs the `vendor_file` of partitions.
 class VendorBackend : public Backend {

@@ -17,7 +17,14 @@ class PowerMarker {
 std::shared_ptr<PowerMarker> make_null_marker();
 
 /// A line of a GPIO character device ("/dev/gpiochip1") that toggles at each mark, through the kernel's uAPI
-/// v2 (GPIO_V2_GET_LINE_IOCTL). Throws DeviceError naming the device and the line.
+/// v2 (GPIO_V2_GET_LINE_IOCTL), or v1 where that is all there is. Starts low. Throws DeviceError naming the
+/// device and the line.
 std::shared_ptr<PowerMarker> make_gpio_marker(const std::string& device, unsigned line);
+
+/// The `value` file of an exported line of the older sysfs interface ("/sys/class/gpio/gpio39/value"), which
+/// gets '1' and '0' in turn; starts low. Exports nothing: the DeviceError says how. May be a FIFO, which gets
+/// a byte at each mark ('1' first) and nothing before; one that is full, since nobody reads it, is a
+/// DeviceError.
+std::shared_ptr<PowerMarker> make_sysfs_gpio_marker(const std::string& path);
 
 }  // namespace piqi
