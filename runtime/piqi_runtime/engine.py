@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def memory_bytes(self) -> int:
-        """Packed weights and activations of all configurations."""
+        """Packed weights and activations of all configurations, without what lies between their sub-graphs."""
         return self._manager.memory_bytes
 
     def trim(self, patience_s: float = 2.0) -> None:
@@ -161,6 +161,11 @@ class Executor:
             in_flight += 1
         for _ in range(in_flight):
             yield self._native.receive()
+
+    @property
+    def memory_bytes(self) -> int:
+        """The channels between its sub-graphs; weights and activations are the engine's."""
+        return self._native.memory_bytes
 
     def report(self) -> Report:
         """Times of the frames since the last `clear_report` (of the last `recorded_frames` at most)."""

@@ -225,7 +225,7 @@ class ModelHost:
             }
         times = Statistics.of_ns(recent_ns) if len(recent_ns) else None
         result["latency_us"] = {"median": times.median, "p99": times.p99} if times else None
-        result["memory_bytes"] = self.engine.memory_bytes
+        result["memory_bytes"] = switcher.residents.memory_bytes
         return result
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def blame(error: Exception, order: str, board: Board) -> str:
 
 
 class Residents:
-    """Executors that are kept, the last used last: at most `most`, and `most_bytes` of prepared weights.
+    """Executors that are kept, the last used last: at most `most`, and `most_bytes` of weights, activations and channels.
 
     The fallback and the slot in use are never given up. `lock` is the host's: methods take it, but for those that say
     that it is held.
@@ -93,6 +93,13 @@ class Residents:
         self._engine, self._most, self._most_bytes, self._lock = engine, most, most_bytes, lock
         self._doomed: list[Slot] = []
         self._warned = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the engine and all executors that are not closed hold."""
+        with self._lock:
+            slots = self.slots + self._doomed
+        return self._engine.memory_bytes + sum(slot.executor.memory_bytes for slot in slots)
 
     def find(self, point: int) -> Slot | None:
         """That point's. The lock is held."""
@@ -119,10 +126,10 @@ class Residents:
             while len(self.slots) > self._most and self._give_up_oldest(current()):
                 pass
         self._close_doomed()
-        if self._engine.memory_bytes <= self._most_bytes:
+        if self.memory_bytes <= self._most_bytes:
             return
         self.trim()
-        while self._engine.memory_bytes > self._most_bytes:
+        while self.memory_bytes > self._most_bytes:
             with self._lock:
                 given_up = self._give_up_oldest(current())
             if not given_up:
@@ -166,5 +173,5 @@ class Residents:
     def _warn(self) -> None:
         if not self._warned:
             self._warned = True
-            name, used = self._engine.model.name, self._engine.memory_bytes
+            name, used = self._engine.model.name, self.memory_bytes
             _logger.warning("%s: max_bytes: the executors in use need %d, got %d", name, used, self._most_bytes)
