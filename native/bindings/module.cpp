@@ -312,7 +312,8 @@ char letter(const std::string& text, const char* field, bool optional) {
 
 Processor make_processor(const std::string& name, const std::string& kind, std::string backend,
                          std::vector<int> cpus, size_t threads, const std::string& host,
-                         std::vector<uint64_t> freqs_khz, std::string sysfs_path) {
+                         std::vector<uint64_t> freqs_khz, std::string sysfs_path,
+                         std::vector<uint64_t> delays_us) {
   Processor p;
   p.letter = letter(name, "letter", false);
   if (kind == "cpu")
@@ -329,6 +330,7 @@ Processor make_processor(const std::string& name, const std::string& kind, std::
   p.host = letter(host, "host", true);
   p.freqs_khz = std::move(freqs_khz);
   p.sysfs_path = std::move(sysfs_path);
+  p.delays_us = std::move(delays_us);
   return p;
 }
 
@@ -388,7 +390,7 @@ void bind_board(py::module_& m) {
   py::classh<Processor>(m, "Processor")
       .def(py::init(&make_processor), py::arg("letter"), py::arg("kind"), py::arg("backend"), py::arg("cpus"),
            py::arg("threads"), py::arg("host") = "", py::arg("freqs_khz") = std::vector<uint64_t>{},
-           py::arg("sysfs_path") = "")
+           py::arg("sysfs_path") = "", py::arg("delays_us") = std::vector<uint64_t>{})
       .def_property_readonly("letter", [](const Processor& p) { return std::string(1, p.letter); })
       .def_readonly("backend", &Processor::backend)
       .def_readonly("freqs_khz", &Processor::freqs_khz);
@@ -408,6 +410,13 @@ void bind_board(py::module_& m) {
   py::classh<Governor>(m, "Governor")
       .def("request", &Governor::request, py::arg("domain"), py::arg("index"), ReleaseGil())
       .def("controls", &Governor::controls, py::arg("domain"))
+      .def(
+          "in_force",
+          [](const Governor& governor, size_t domain) {
+            const size_t index = governor.in_force(domain);
+            return index == Governor::unknown ? std::nullopt : std::optional<size_t>(index);
+          },
+          py::arg("domain"))
       .def("restore", &Governor::restore, ReleaseGil())
       .def_property_readonly("warnings", &Governor::warnings);
   m.def(

@@ -56,8 +56,9 @@ CutGraph GraphManager::cut(const Plan& plan,
 }
 
 GraphManager::Key GraphManager::key(const SubGraph& sub_graph) const {
-  return {board_->processors()[sub_graph.processor].backend, sub_graph.first_layer, sub_graph.last_layer,
-          sub_graph.partition.get()};
+  const std::string& backend = board_->processors()[sub_graph.processor].backend;
+  return {backend, backends_.at(backend)->per_processor() ? sub_graph.processor : npos, sub_graph.first_layer,
+          sub_graph.last_layer, sub_graph.partition.get()};
 }
 
 std::shared_ptr<PreparedSubGraph> GraphManager::take(const SubGraph& sub_graph) {
@@ -105,8 +106,8 @@ void GraphManager::trim(std::chrono::milliseconds patience) {
   std::string stuck;
   for (const auto& [key, closed] : closing)
     if (closed.wait_until(deadline) != std::future_status::ready)
-      stuck += (stuck.empty() ? "layers " : ", layers ") + std::to_string(std::get<1>(key)) + " to " +
-               std::to_string(std::get<2>(key)) + " on " + std::get<0>(key);
+      stuck += (stuck.empty() ? "layers " : ", layers ") + std::to_string(std::get<2>(key)) + " to " +
+               std::to_string(std::get<3>(key)) + " on " + std::get<0>(key);
   if (!stuck.empty())
     throw TimeoutError("did not close in " + std::to_string(patience.count()) + " ms: " + stuck);
 }

@@ -51,7 +51,8 @@ class GraphManager {
   std::vector<std::string> warnings() const;
 
  private:
-  using Key = std::tuple<std::string, size_t, size_t, const Partition*>;  // backend, first layer, last layer
+  // backend, processor (npos: any of the backend's), first layer, last layer
+  using Key = std::tuple<std::string, size_t, size_t, size_t, const Partition*>;
   Key key(const SubGraph& sub_graph) const;
 
   std::shared_ptr<const Graph> graph_;
