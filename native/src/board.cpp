@@ -25,6 +25,11 @@ Board::Board(std::string name, std::vector<Processor> processors)
       throw PlanError("board " + name_ + ": two processors have the letter " + processor.letter);
     if (processor.host != '\0' && find(processor.host) == i)
       throw PlanError("board " + name_ + ": processor " + processor.letter + " is its own host");
+    const size_t opps = processor.freqs_khz.size();
+    if (!processor.delays_us.empty() && processor.delays_us.size() != opps * opps)
+      throw PlanError("board " + name_ + ": processor " + processor.letter + " has " +
+                      std::to_string(processor.delays_us.size()) + " delays_us, expected " +
+                      std::to_string(opps * opps) + " for its " + std::to_string(opps) + " frequencies");
     const bool settable = !processor.sysfs_path.empty() && !processor.freqs_khz.empty();
     domain_of_.push_back(settable ? domains_.size() : npos);
     if (settable)

@@ -9,6 +9,7 @@ class NullGovernor final : public Governor {
  public:
   bool request(size_t, size_t) override { return false; }
   bool controls(size_t) const override { return false; }
+  size_t in_force(size_t) const override { return unknown; }
   void restore() noexcept override {}
   std::vector<std::string> warnings() const override { return {}; }
 };

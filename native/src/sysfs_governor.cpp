@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -15,73 +15,33 @@
 
 #include "piqi/error.hpp"
 #include "piqi/governor.hpp"
+#include "sysfs_file.hpp"
 
 namespace piqi {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr char userspace[] = "userspace";
+constexpr std::chrono::milliseconds search_interval{100};  // for a folder that is gone
+constexpr std::chrono::seconds check_interval{1};          // of a frequency that nobody changes
 
-/// An open sysfs file. Every access is at offset 0, as sysfs wants it, and none allocates.
-class SysfsFile {
- public:
-  SysfsFile() = default;
-  SysfsFile(const std::string& path, int flags) : file_(open(path.c_str(), flags | O_CLOEXEC)) {}
-  ~SysfsFile() { reset(); }
-  SysfsFile(SysfsFile&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
-  SysfsFile& operator=(SysfsFile&& other) noexcept {
-    std::swap(file_, other.file_);
-    return *this;
-  }
-
-  bool is_open() const { return file_ >= 0; }
-  void reset() {
-    if (is_open()) close(std::exchange(file_, -1));
-  }
-
-  /// False, with errno, if the kernel refuses.
-  bool write(const char* text) const {
-    char line[64];
-    const int length = std::snprintf(line, sizeof(line), "%s\n", text);
-    return pwrite(file_, line, static_cast<size_t>(length), 0) == length;
-  }
-  bool write(uint64_t value) const {
-    char digits[24];
-    std::snprintf(digits, sizeof(digits), "%llu", static_cast<unsigned long long>(value));
-    return write(digits);
-  }
-
-  /// The first line, in `line`; false, with errno, if the kernel refuses.
-  template <size_t N>
-  bool read(char (&line)[N]) const {
-    const ssize_t length = pread(file_, line, N - 1, 0);
-    if (length < 0) return false;
-    line[length] = '\0';
-    line[std::strcspn(line, "\n")] = '\0';
-    return true;
-  }
-  /// The first line as a number: "<unsupported>", "undefined" and a refusal are none.
-  std::optional<uint64_t> read_number() const {
-    char line[64];
-    if (!is_open() || !read(line)) return std::nullopt;
-    char* end = nullptr;
-    const uint64_t value = std::strtoull(line, &end, 10);
-    return end != line && *end == '\0' ? std::optional<uint64_t>(value) : std::nullopt;
-  }
-
- private:
-  int file_ = -1;
-};
+/// What is answered for a CPU that is offline, a device that is unbound, and, in the files that were open,
+/// when they are there again.
+bool means_gone(int error) {
+  return error == ENOENT || error == ENODEV || error == ENXIO || error == EBUSY;
+}
 
 /// One folder of sysfs: takes it over, sets its frequency, gives it back. Several domains may share it.
 class Control {
  public:
   Control(std::string processor, std::string folder)
       : processor_(std::move(processor)), folder_(std::move(folder)) {
-    const bool is_cpu = access((folder_ + "/scaling_governor").c_str(), F_OK) == 0;
-    governor_path_ = folder_ + (is_cpu ? "/scaling_governor" : "/governor");
-    speed_path_ = folder_ + (is_cpu ? "/scaling_setspeed" : "/userspace/set_freq");
-    hz_per_unit_ = is_cpu ? 1000 : 1;
-    taken_ = take(is_cpu);
+    is_cpu_ = access((folder_ + "/scaling_governor").c_str(), F_OK) == 0;
+    governor_path_ = folder_ + (is_cpu_ ? "/scaling_governor" : "/governor");
+    speed_path_ = folder_ + (is_cpu_ ? "/scaling_setspeed" : "/userspace/set_freq");
+    hz_per_unit_ = is_cpu_ ? 1000 : 1;
+    taken_ = take();
     if (!taken_) give_back();
   }
   ~Control() { restore(); }
@@ -90,60 +50,90 @@ class Control {
 
   const std::string& folder() const { return folder_; }
 
+  /// False for what is gone, too.
   bool taken() const {
     std::lock_guard<std::mutex> lock(mutex_);
     return taken_;
   }
+  /// Taken, or gone in the meantime: set() may work.
+  bool usable() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return taken_ || gone_;
+  }
+  /// What was last asked for; 0: unknown.
+  uint64_t freq_khz() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return freq_khz_;
+  }
 
   bool set(uint64_t freq_khz) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!taken_ || freq_khz == freq_khz_) return false;
+    if (taken_ && freq_khz == freq_khz_ && Clock::now() < check_at_) return false;
+    if (gone_ && !take_again()) return false;
+    if (!taken_ || (freq_khz == freq_khz_ && still_in_force())) return false;
     if (!speed_.write(freq_khz * 1000 / hz_per_unit_)) {
-      const std::string problem = describe(speed_path_, "write");
+      const int error = errno;
+      std::string problem = describe(speed_path_, "write");
       freq_khz_ = 0;
-      if (worked_) throw DeviceError(problem);
-      problem_ = problem;
+      // EINVAL: another program has set a governor of its own; or, with Linux 4.4, the CPU is offline.
+      const bool gone = means_gone(error) || (worked_ && error == EINVAL);
+      if (worked_ && !gone) throw DeviceError(problem);
+      problem_ = std::move(problem);
+      if (gone) {
+        lose();
+        return false;
+      }
       taken_ = false;
       give_back();
       return false;
     }
     worked_ = true;
     freq_khz_ = freq_khz;
+    check_at_ = Clock::now() + check_interval;
     read_back();
     return true;
   }
 
   void restore() noexcept {
     std::lock_guard<std::mutex> lock(mutex_);
-    taken_ = false;
+    taken_ = gone_ = false;
     give_back();
   }
 
-  /// Empty if all is well.
-  std::string warning() const {
+  void add_warnings(std::vector<std::string>& texts) const {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!problem_.empty()) return problem_;
-    if (mismatches_ == 0) return "";
-    std::ostringstream text;
-    text << processor_ << ": " << speed_path_ << ": asked for " << asked_khz_ << " kHz, runs at " << got_khz_
-         << " kHz (" << mismatches_ << (mismatches_ == 1 ? " time)" : " times)");
-    return text.str();
+    if (losses_ > 0)
+      texts.push_back(problem_ + " (lost " + times(losses_) + (gone_ ? ")" : ", taken again)"));
+    else if (!problem_.empty())
+      texts.push_back(problem_);
+    if (mismatches_ > 0)
+      texts.push_back(processor_ + ": " + speed_path_ + ": asked for " + std::to_string(asked_khz_) +
+                      " kHz, runs at " + std::to_string(got_khz_) + " kHz (" + times(mismatches_) + ")");
   }
 
  private:
-  bool take(bool is_cpu) {
+  static std::string times(uint64_t count) {
+    return std::to_string(count) + (count == 1 ? " time" : " times");
+  }
+
+  bool take() {
     governor_ = SysfsFile(governor_path_, O_RDWR);
     if (!governor_.is_open()) return note(governor_path_, "open");
     if (!governor_.read(found_governor_)) return note(governor_path_, "read");
     // What the hardware runs at. cpufreq's setspeed reads as that; devfreq's set_freq reads as what was
     // asked, and as nothing before anything was asked.
-    if (!is_cpu) actual_ = SysfsFile(folder_ + "/cur_freq", O_RDONLY);
+    if (!is_cpu_) actual_ = SysfsFile(folder_ + "/cur_freq", O_RDONLY);
     if (std::strcmp(found_governor_, userspace) == 0) {
       speed_ = SysfsFile(speed_path_, O_RDWR);
       found_speed_ = speed_.read_number();
       if (!found_speed_) found_speed_ = actual_.read_number();
     }
     held_ = true;
+    return take_over();
+  }
+
+  /// With the governor's file open.
+  bool take_over() {
     if (!governor_.write(userspace)) return note(governor_path_, "write 'userspace'");
     char now[sizeof(found_governor_)];
     if (!governor_.read(now)) return note(governor_path_, "read");
@@ -157,30 +147,71 @@ class Control {
     return true;
   }
 
-  void read_back() {
+  void lose() {
+    ++losses_;
+    taken_ = false;
+    gone_ = true;
+    close_files();
+  }
+
+  /// What comes back does so with the kernel's governor and speed; what was found at first is still put back.
+  bool take_again() {
+    const Clock::time_point now = Clock::now();
+    if (now < search_at_) return false;
+    search_at_ = now + search_interval;
+    governor_ = SysfsFile(governor_path_, O_RDWR);
+    if (!is_cpu_) actual_ = SysfsFile(folder_ + "/cur_freq", O_RDONLY);
+    taken_ = governor_.is_open() ? take_over() : note(governor_path_, "open");
+    gone_ = !taken_;
+    if (gone_) close_files();
+    return taken_;
+  }
+
+  /// Looks once in a while: a CPU that was away, or another program, may have changed it. May lose() it.
+  bool still_in_force() {
+    check_at_ = Clock::now() + check_interval;
+    char now[sizeof(found_governor_)];
+    errno = 0;
+    if (governor_.read(now) && std::strcmp(now, userspace) == 0) return read_back();
+    problem_ = errno != 0 ? describe(governor_path_, "read")
+                          : processor_ + ": " + governor_path_ + ": another program made it '" + now + "'";
+    lose();
+    freq_khz_ = 0;
+    return !take_again();
+  }
+
+  void close_files() {
+    governor_.reset();
+    speed_.reset();
+    actual_.reset();
+  }
+
+  /// False if it runs at another frequency.
+  bool read_back() {
     const std::optional<uint64_t> speed = (actual_.is_open() ? actual_ : speed_).read_number();
-    if (!speed) return;
+    if (!speed) return true;
     const uint64_t got_khz = *speed * hz_per_unit_ / 1000;
     // Clock dividers do not hit every OPP exactly: what is within 2 % of it is that OPP.
     const uint64_t difference = got_khz > freq_khz_ ? got_khz - freq_khz_ : freq_khz_ - got_khz;
-    if (difference * 50 <= freq_khz_) return;
+    if (difference * 50 <= freq_khz_) return true;
     ++mismatches_;
     asked_khz_ = freq_khz_;
     got_khz_ = got_khz;
+    return false;
   }
 
   void give_back() noexcept {
     if (held_ && getpid() == owner_) {  // a forked child that exits leaves the board to its parent
       // Nothing can be done about a refusal here.
+      if (!governor_.is_open()) governor_ = SysfsFile(governor_path_, O_RDWR);
       if (found_speed_ && speed_.is_open())
         (void)speed_.write(*found_speed_);
       else
         (void)governor_.write(found_governor_);
     }
     held_ = false;
-    governor_.reset();
-    speed_.reset();
-    actual_.reset();
+    freq_khz_ = 0;
+    close_files();
   }
 
   std::string describe(const std::string& path, const char* what) const {
@@ -195,6 +226,7 @@ class Control {
   const std::string processor_;
   const std::string folder_;
   const pid_t owner_ = getpid();
+  bool is_cpu_ = false;
   std::string governor_path_;
   std::string speed_path_;
   uint64_t hz_per_unit_ = 1;
@@ -207,10 +239,12 @@ class Control {
   std::optional<uint64_t> found_speed_;
   bool held_ = false;   // something may have been written that has to be put back
   bool taken_ = false;  // set() works
+  bool gone_ = false;   // it did
   bool worked_ = false;
-  uint64_t freq_khz_ = 0;  // last asked for; 0: unknown
+  Clock::time_point check_at_, search_at_;  // when to look what it runs at, and whether it is there again
+  uint64_t freq_khz_ = 0;                   // last asked for; 0: unknown
   std::string problem_;
-  uint64_t mismatches_ = 0, asked_khz_ = 0, got_khz_ = 0;
+  uint64_t losses_ = 0, mismatches_ = 0, asked_khz_ = 0, got_khz_ = 0;
 };
 
 /// Governors that are alive when the program calls exit(): their owners may never be destroyed (an
@@ -268,13 +302,15 @@ class SysfsGovernor final : public Governor {
     if (domain >= domains_.size())
       throw DeviceError("frequency domain " + std::to_string(domain) + " of " +
                         std::to_string(domains_.size()));
-    if (!controls(domain)) return false;
+    const auto& controls = controls_of_[domain];
+    const auto usable = [](const auto& control) { return control->usable(); };
+    if (controls.empty() || !std::all_of(controls.begin(), controls.end(), usable)) return false;
     const std::vector<uint64_t>& freqs_khz = domains_[domain].freqs_khz;
     if (index >= freqs_khz.size())
       throw DeviceError(domains_[domain].processor + ": frequency index " + std::to_string(index) +
                         " is outside its table of " + std::to_string(freqs_khz.size()));
     bool written = false;
-    for (const auto& control : controls_of_[domain]) written |= control->set(freqs_khz[index]);
+    for (const auto& control : controls) written |= control->set(freqs_khz[index]);
     return written;
   }
 
@@ -284,16 +320,24 @@ class SysfsGovernor final : public Governor {
            std::all_of(controls.begin(), controls.end(), [](const auto& c) { return c->taken(); });
   }
 
+  size_t in_force(size_t domain) const override {
+    const auto& controls = controls_of_.at(domain);
+    if (controls.empty()) return unknown;
+    const uint64_t freq_khz = controls.front()->freq_khz();
+    for (const auto& control : controls)
+      if (control->freq_khz() != freq_khz) return unknown;
+    const std::vector<uint64_t>& freqs_khz = domains_[domain].freqs_khz;
+    const auto found = std::find(freqs_khz.begin(), freqs_khz.end(), freq_khz);
+    return found == freqs_khz.end() ? unknown : static_cast<size_t>(found - freqs_khz.begin());
+  }
+
   void restore() noexcept override {
     for (const auto& control : all_) control->restore();
   }
 
   std::vector<std::string> warnings() const override {
     std::vector<std::string> texts;
-    for (const auto& control : all_) {
-      std::string text = control->warning();
-      if (!text.empty()) texts.push_back(std::move(text));
-    }
+    for (const auto& control : all_) control->add_warnings(texts);
     return texts;
   }
 

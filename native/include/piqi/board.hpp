@@ -22,6 +22,9 @@ struct Processor {
   char host = '\0';                 // the processor that feeds a G or N; '\0': none
   std::vector<uint64_t> freqs_khz;  // OPP table, rising; empty: a single, unnamed operating point
   std::string sysfs_path;           // below the governor's root; empty: its frequency cannot be set
+  // Measured time until a change of frequency takes effect, [from * opp_count + to]; 0: not known. May be
+  // empty.
+  std::vector<uint64_t> delays_us = {};
 
   size_t opp_count() const { return freqs_khz.empty() ? 1 : freqs_khz.size(); }
 };
