@@ -163,6 +163,21 @@ def test_relaxation_finds_the_best_of_all_masks(profile, cost) -> None:
             assert total(changed).min() >= total(config)[0] - 1e-3 * abs(total(config)[0])
 
 
+def test_the_least_power_is_found(profile, cost, accuracy) -> None:
+    """No uniform configuration, and no change of a layer's state, has less power than the front's last point."""
+    states = profile.states_for("published")
+    front = find("piqi", profile, cost, accuracy, [70.0], budget_s=8)[70.0]
+    exact = states[~profile.is_npu[states]]  # only the mask of no layer reaches 70 %
+    uniform = cost.evaluate(np.repeat(exact[:, np.newaxis], profile.layer_count, axis=1)).power_mw.min()
+    least = front.power_mw.min()
+    assert least <= uniform * (1 + 1e-9)
+    best = front.configs[np.argmin(front.power_mw)]
+    for layer in range(profile.layer_count):
+        changed = np.repeat(best[np.newaxis], len(exact), axis=0)
+        changed[:, layer] = exact
+        assert cost.evaluate(changed).power_mw.min() >= least * (1 - 1e-4)
+
+
 points = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6)), min_size=1, max_size=40)
 
 

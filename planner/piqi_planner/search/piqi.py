@@ -30,6 +30,7 @@ FINE_MASKS = 60
 FILL_ROUNDS = 8
 FILL_POINTS = 400  # of a front whose neighbours are tried
 MASKS_AT_A_TIME = 64
+POWER_ROUNDS = 6  # the last two change nothing
 
 
 class PiqiSearch(Search):
@@ -140,6 +141,8 @@ class PiqiSearch(Search):
                 return
             price = np.where(mask, -np.inf, np.inf)
             archive.offer(self._relaxation.solve(Weights(watts, np.tile(price, (len(watts), 1)))))
+        if not self.late:
+            archive.offer(least_power(self.problem, self._relaxation, masks))
         is_npu = self.problem.cost.tables.is_npu
         before = 0
         for _ in range(FILL_ROUNDS):
@@ -161,14 +164,31 @@ def weightings(problem: Problem) -> Floats:
     return np.concatenate([-np.linspace(1.2 * high, 0.3 * low, 14), [0.0], high * np.geomspace(0.05, 20, 11)])
 
 
+def least_power(problem: Problem, relaxation: Relaxation, masks: Masks) -> Configs:
+    """The configuration [n, layers] of least power for each of `masks` [n, layers].
+
+    By Dinkelbach's iteration: energy over latency is least where energy less that power times latency is zero at best.
+    """
+    price = np.where(masks, -np.inf, np.inf)
+    watts = np.full(len(masks), weightings(problem)[0])
+    for _ in range(POWER_ROUNDS):
+        configs = relaxation.solve(Weights(watts, price))
+        watts = -problem.cost.evaluate(configs).power_mw / 1e3
+    return configs
+
+
 def solve_masks(problem: Problem, masks: Masks, progress: Progress = lambda done: None) -> Iterator[Configs]:
-    """The best configurations of some of `masks` [m, layers] at a time: [masks, weightings, layers]."""
+    """The best configurations of some of `masks` [m, layers] at a time: [masks, weightings + 1, layers].
+
+    The last is that of least power.
+    """
     relaxation = Relaxation(problem.cost.tables, problem.states)
     watts = weightings(problem)
     for first in range(0, len(masks), MASKS_AT_A_TIME):
         some = masks[first : first + MASKS_AT_A_TIME]
         price = np.repeat(np.where(some, -np.inf, np.inf), len(watts), axis=0)
-        yield relaxation.solve(Weights(np.tile(watts, len(some)), price)).reshape(len(some), len(watts), -1)
+        best = relaxation.solve(Weights(np.tile(watts, len(some)), price)).reshape(len(some), len(watts), -1)
+        yield np.concatenate([best, least_power(problem, relaxation, some)[:, np.newaxis]], axis=1)
         progress((first + len(some)) / len(masks))
 
 
