@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := g++ cmake ninja-build clang-format python3-dev python3-venv \
 	doctest-dev libpthreadpool-dev libxnnpack-dev \
+	g++-aarch64-linux-gnu mmdebstrap qemu-user-static \
 	dpkg-dev python3-systemd systemd systemd-container  # libxnnpack-dev forgets to depend on libpthreadpool-dev
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 # Rockchip's toolkit wants older packages than the planner (and names an older torch than it runs with: --no-deps).
@@ -25,13 +26,14 @@ SYSCONFDIR ?= /etc
 DESTDIR ?=
 PYTHON_BOARD ?=
 
-.PHONY: help demo test test-sanitize bench build install deb rknn-env system clean
+.PHONY: help demo test test-sanitize test-arm64 bench build install deb rknn-env system clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo           classify handwritten digits under several run configurations"
 	@echo "make test           all tests, the C++ ones also under address, undefined and thread sanitizers"
 	@echo "make test-sanitize  only those under the sanitizers"
+	@echo "make test-arm64     only those of the Arm Compute Library's backends, under qemu"
 	@echo "make bench          every benchmark, each with its peer beside it"
 	@echo "make build          the virtual environment and the extension (recompiles what has changed)"
 	@echo "make install        the daemon, its units and its Python packages under PREFIX (/usr/local), DESTDIR in front"
@@ -44,6 +46,9 @@ demo: build
 
 test: build rknn-env
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-arm64: build
+	@$(BIN)/python -m pytest tests/arm64 $(ARGS)
 
 test-sanitize: build
 	@$(BIN)/python -m pytest tests/native/test_native.py -k "not plain-" $(ARGS)

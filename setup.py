@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,21 @@ class BuildExt(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.build_temp = f"build/extension-{sys.implementation.cache_tag}"
+
+    def build_extension(self, ext: Pybind11Extension) -> None:
+        """With the backends on the Arm Compute Library where its headers are (PIQI_ARMCL=0: without)."""
+        if os.environ.get("PIQI_ARMCL") != "0" and self.compiles("#include <arm_compute/core/Types.h>"):
+            self.build_temp += "-armcl"  # objects without it are others
+            ext.define_macros.append(("PIQI_ARMCL", None))
+            ext.libraries.append("arm_compute")
+            # Newer releases have one library only.
+            ext.libraries += ["arm_compute_core"] if self.compiles("int main() {}", "-larm_compute_core") else []
+        super().build_extension(ext)
+
+    def compiles(self, code: str, *options: str) -> bool:
+        """Whether the compiler takes this C++, linked with `options` if there are any."""
+        command = [*self.compiler.compiler_so, "-std=c++17", "-xc++", "-", "-o/dev/null", *(options or ["-c"])]
+        return subprocess.run(command, input=code, text=True, capture_output=True).returncode == 0
 
 
 def needs_recompile(object_file: str, source: str) -> bool:

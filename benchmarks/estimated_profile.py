@@ -18,8 +18,8 @@ import numpy as np
 from piqi_planner.estimate import NETWORKS, Measurements, Unseen, leave_one_out, median_percent
 from piqi_planner.estimate.transfers import MB, fit_transfers
 from piqi_planner.profile import Profile, load_profile
-from piqi_planner.profile.tables import TRANSFERS
 from piqi_runtime.boards import load_board
+from piqi_runtime.profile_tables import TRANSFERS
 from piqi_runtime.report import format_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

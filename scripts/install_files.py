@@ -30,12 +30,15 @@ UNITS = {
 }
 # What the units make: tmpfiles.d the bundles' folder, the service's RuntimeDirectory that of the state.
 SETTINGS = {"bundle_folder": "/var/lib/piqi/bundles", "frequency_state": "/run/piqid/frequencies.json"}
-# -I: neither the user's packages nor PYTHON* variables reach the daemon.
+# -I: neither the user's packages nor PYTHON* variables reach the daemon, nor do other packages' plugins for pydantic,
+# for which it would search all that is installed at every start.
 LAUNCHER = """\
 #!{python} -I
 import gc
+import os
 import sys
 
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 gc.disable()  # nothing that is imported is garbage: looking for it would cost a tenth of the start
 sys.path.insert(0, "{packages}")
 from {module} import main
@@ -96,8 +99,10 @@ def install(prefix: Path, sysconfdir: Path, destdir: str, python: Path) -> None:
     for path in (*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md"):
         write(staged(prefix / "share/doc/piqi" / path.name), path.read_text())
     write(staged(prefix / "share/doc/piqi/copyright"), (ROOT / "LICENSE").read_text())
-    for path in sorted(ROOT.glob("native/client/**/*.[ch]")):
-        write(staged(prefix / "share/piqi/client" / path.relative_to(ROOT / "native/client")), path.read_text())
+    client = ROOT / "native/client"
+    write(staged(prefix / "include/piqi.h"), (client / "piqi.h").read_text())
+    for path in sorted(client.glob("**/*.c")):  # a program compiles piqi.c into itself
+        write(staged(prefix / "share/piqi/client" / path.relative_to(client)), path.read_text())
 
 
 def copy_packages(target: Path) -> None:

@@ -463,7 +463,8 @@ void bind_vendor_backends(py::module_& m) {
   py::classh<VendorBackend, Backend>(m, "VendorBackend")
       .def_property_readonly("library", &VendorBackend::library)
       .def_property_readonly("version", &VendorBackend::version)
-      .def_property_readonly("copied_bytes", &VendorBackend::copied_bytes);
+      .def_property_readonly("copied_bytes", &VendorBackend::copied_bytes)
+      .def_property_readonly("elsewhere", &VendorBackend::elsewhere);
   m.def(
       "rknn1_backend",
       [](const std::string& path, double prepare_timeout_s) {
@@ -483,6 +484,11 @@ void bind_vendor_backends(py::module_& m) {
       },
       py::arg("path") = "librknnrt.so", py::arg("core_mask") = 0, py::arg("zero_copy") = true,
       py::arg("prepare_timeout_s") = 60.0, ReleaseGil());
+}
+
+void bind_arm_backends(py::module_& m) {
+  m.def("armcl_neon_backend", &make_armcl_neon_backend, py::arg("threads") = 1, ReleaseGil());
+  m.def("armcl_cl_backend", &make_armcl_cl_backend, py::arg("half") = false, ReleaseGil());
 }
 
 void bind_executor(py::module_& m) {
@@ -564,6 +570,7 @@ PYBIND11_MODULE(_native, m, py::multiple_interpreters::not_supported()) {
   bind_board(m);
   bind_backends(m);
   bind_vendor_backends(m);
+  bind_arm_backends(m);
   bind_executor(m);
   m.def("convert_frame", &convert_frame, py::arg("source"), py::arg("width"), py::arg("height"),
         py::arg("stride"), py::arg("format"), py::arg("destination").noconvert(), py::arg("preprocessing"),

@@ -386,6 +386,15 @@ typedef struct {
 
 static const char* const limit_names[4] = {"min_accuracy", "max_power_mw", "max_latency_ms", "deadline_ms"};
 
+/* A request that was submitted. */
+typedef struct {
+  long long id; /* -1: none */
+  int want_outputs;
+  int lost;    /* its connection has ended */
+  char* reply; /* its answer, if that came before it was asked for */
+  int size;
+} ticket;
+
 struct piqi_client {
   int socket; /* -1: not connected */
   int timeout_ms;
@@ -398,6 +407,10 @@ struct piqi_client {
   size_t pool_bytes;
   size_t limit_count;
   limit_set limits[MAX_LIMIT_SETS];
+  ticket tickets[PIQI_MAX_SUBMITTED];
+  unsigned kinds, missed; /* of events: subscribed to; dropped since the last that was taken */
+  int event_first, event_count;
+  piqi_event events[PIQI_MAX_EVENTS]; /* a ring */
   json reply;
   char message[2048];
   char body[MAX_MESSAGE]; /* what is sent: the members behind the id */
@@ -439,9 +452,11 @@ static long long now_ms(void) {
 }
 
 static void disconnect(piqi_client* c) {
+  int i;
   if (c->socket >= 0) close(c->socket);
   c->socket = -1;
   c->unanswered = -1;
+  for (i = 0; i < PIQI_MAX_SUBMITTED; ++i) c->tickets[i].lost = !c->tickets[i].reply;
 }
 
 static int lost(piqi_client* c, const char* what) {
@@ -525,20 +540,101 @@ static int receive(piqi_client* c, long long deadline) {
   }
 }
 
-/* The answer to request `id`; older ones and events are passed over. */
-static int receive_answer(piqi_client* c, long long id, long long deadline) {
-  for (;;) {
-    double got;
-    int t, status = receive(c, deadline);
-    if (status != PIQI_OK) return status;
-    t = find(&c->reply, 0, "id");
-    if (t < 0 && find(&c->reply, 0, "event") >= 0) continue;
-    if (is_type(&c->reply, t, T_NULL) && is_type(&c->reply, find(&c->reply, 0, "ok"), T_FALSE))
-      return PIQI_OK; /* of a request that the daemon could not read */
-    if (!get_integer(&c->reply, t, 0, (double)id, &got))
-      return not_protocol(c, "an answer to what nobody asked");
-    if ((long long)got == id) return PIQI_OK;
+/* The texts of a list, by commas. */
+static void join_texts(const json* j, int list, char* target, size_t capacity) {
+  size_t size = 0;
+  int i;
+  target[0] = '\0';
+  if (!is_type(j, list, T_ARRAY)) return;
+  for (i = list + 1; i < j->tokens[list].next; i = j->tokens[i].next) {
+    if (size && size + 2 < capacity) target[size++] = ',';
+    get_text(j, i, target + size, capacity - size);
+    size += strlen(target + size);
   }
+}
+
+static const char* const event_names[] = {"switch", "throttle", "degrade", "reload", "fault"};
+enum { event_kinds = sizeof event_names / sizeof event_names[0] };
+
+/* Puts the event that came into the ring; one of a kind that is not known is passed over. */
+static void keep_event(piqi_client* c) {
+  const json* j = &c->reply;
+  piqi_event* e;
+  char name[PIQI_MODE_BYTES];
+  int i;
+  get_text(j, find(j, 0, "event"), name, sizeof name);
+  for (i = 0; i < event_kinds && strcmp(name, event_names[i]) != 0; ++i) continue;
+  if (i == event_kinds) return;
+  if (c->event_count == PIQI_MAX_EVENTS) { /* the oldest goes */
+    c->event_first = (c->event_first + 1) % PIQI_MAX_EVENTS;
+    --c->event_count;
+    ++c->missed;
+  }
+  e = &c->events[(c->event_first + c->event_count++) % PIQI_MAX_EVENTS];
+  memset(e, 0, sizeof *e);
+  e->kind = 1 << i;
+  get_text(j, find(j, 0, "model"), e->model, sizeof e->model);
+  get_int(j, find(j, 0, "old"), &e->old_point);
+  if (!get_int(j, find(j, 0, "new"), &e->point)) get_int(j, find(j, 0, "point"), &e->point);
+  get_text(j, find(j, 0, "order"), e->order, sizeof e->order);
+  get_number(j, find(j, 0, "prepare_ms"), &e->prepare_ms);
+  if (!get_text(j, find(j, 0, "processors"), e->processors, sizeof e->processors))
+    get_text(j, find(j, 0, "processor"), e->processors, sizeof e->processors);
+  get_number(j, find(j, 0, "factor"), &e->factor);
+  join_texts(j, find(j, 0, "degraded"), e->degraded, sizeof e->degraded);
+  e->active = is_type(j, find(j, 0, "throttled"), T_TRUE) || is_type(j, find(j, 0, "done"), T_TRUE) ||
+              e->degraded[0] != '\0';
+  get_text(j, find(j, 0, "code"), e->code, sizeof e->code);
+  get_text(j, find(j, 0, "message"), e->message, sizeof e->message);
+}
+
+static ticket* find_ticket(piqi_client* c, long long id) {
+  int i;
+  for (i = 0; i < PIQI_MAX_SUBMITTED; ++i)
+    if (c->tickets[i].id == id) return &c->tickets[i];
+  return NULL;
+}
+
+/* What `c->reply` is: the answer to `id` (`*mine` is then set), or what is put aside: an event, an answer to
+ * what was submitted. Answers that nobody waits for any more are passed over. */
+static int sort_message(piqi_client* c, long long id, int* mine) {
+  const json* j = &c->reply;
+  const int t = find(j, 0, "id");
+  ticket* other;
+  double got;
+  *mine = 0;
+  if (t < 0 && find(j, 0, "event") >= 0) {
+    keep_event(c);
+    return PIQI_OK;
+  }
+  if (is_type(j, t, T_NULL) && is_type(j, find(j, 0, "ok"), T_FALSE)) {
+    *mine = 1; /* of a request that the daemon could not read */
+    return PIQI_OK;
+  }
+  if (!get_integer(j, t, 0, (double)(c->next_id - 1), &got))
+    return not_protocol(c, "an answer to what nobody asked");
+  *mine = (long long)got == id;
+  other = *mine ? NULL : find_ticket(c, (long long)got);
+  if (other && !other->reply) {
+    other->reply = (char*)malloc((size_t)j->size);
+    if (!other->reply) {
+      other->lost = 1;
+      return fail(c, PIQI_MEMORY, "no memory for an answer");
+    }
+    memcpy(other->reply, j->text, (size_t)j->size);
+    other->size = j->size;
+  }
+  return PIQI_OK;
+}
+
+/* The answer to request `id`; it is then `c->reply`. */
+static int receive_answer(piqi_client* c, long long id, long long deadline) {
+  int mine = 0, status = PIQI_OK;
+  while (status == PIQI_OK && !mine) {
+    status = receive(c, deadline);
+    if (status == PIQI_OK) status = sort_message(c, id, &mine);
+  }
+  return status;
 }
 
 /* What the daemon said: PIQI_OK or the code of its error. */
@@ -556,8 +652,8 @@ static int verdict(piqi_client* c) {
   return fail(c, PIQI_UNKNOWN_CODE, "%s: %s", code, message);
 }
 
-/* One request and its answer over the connection as it is. */
-static int exchange(piqi_client* c, const writer* body, int descriptor, long long deadline) {
+/* Sends a request over the connection as it is; its id is then `c->next_id - 1`. */
+static int send_body(piqi_client* c, const writer* body, int descriptor, long long deadline) {
   int status = PIQI_OK;
   if (body->overflow) return fail(c, PIQI_ARGUMENT, "the request has more than %d bytes", MAX_MESSAGE);
   if (c->unanswered >= 0) { /* the daemon may be using the pool for it */
@@ -566,8 +662,14 @@ static int exchange(piqi_client* c, const writer* body, int descriptor, long lon
     c->unanswered = -1;
   }
   status = send_request(c, body, descriptor, deadline);
+  if (status == PIQI_OK) ++c->next_id;
+  return status;
+}
+
+/* One request and its answer over the connection as it is. */
+static int exchange(piqi_client* c, const writer* body, int descriptor, long long deadline) {
+  int status = send_body(c, body, descriptor, deadline);
   if (status != PIQI_OK) return status;
-  ++c->next_id;
   status = receive_answer(c, c->next_id - 1, deadline);
   if (status == PIQI_TIMEOUT) c->unanswered = c->next_id - 1;
   return status == PIQI_OK ? verdict(c) : status;
@@ -625,7 +727,19 @@ static void put_limits(writer* w, const limit_set* s) {
   put(w, "}");
 }
 
-/* What a new connection begins with: who, the pool, the limits. */
+static void put_kinds(writer* w, unsigned kinds) {
+  const char* comma = "";
+  int i;
+  put(w, ",\"events\":[");
+  for (i = 0; i < event_kinds; ++i)
+    if (kinds & (1u << i)) {
+      put(w, "%s\"%s\"", comma, event_names[i]);
+      comma = ",";
+    }
+  put(w, "]}");
+}
+
+/* What a new connection begins with: who, the pool, the limits, the events. */
 static int greet(piqi_client* c, long long deadline) {
   writer w = start(c->handshake, sizeof c->handshake, "hello");
   int status;
@@ -654,6 +768,11 @@ static int greet(piqi_client* c, long long deadline) {
     put_limits(&w, &c->limits[i]);
     status = exchange(c, &w, -1, deadline);
   }
+  if (status == PIQI_OK && c->kinds) {
+    w = start(c->handshake, sizeof c->handshake, "subscribe");
+    put_kinds(&w, c->kinds);
+    status = exchange(c, &w, -1, deadline);
+  }
   return status;
 }
 
@@ -680,16 +799,15 @@ static int connect_once(piqi_client* c, long long deadline) {
 /* Writes a request's members behind its id. Called for each connection: the pool's number changes. */
 typedef void (*write_body)(piqi_client*, writer*, const void* what);
 
-/* A request and its answer, over a new connection where the old one has gone. */
-static int call(piqi_client* c, write_body write, const void* what) {
-  const long long deadline = now_ms() + c->timeout_ms;
+/* A request and, if it is waited for, its answer, over a new connection where the old one has gone. */
+static int call_or_send(piqi_client* c, write_body write, const void* what, int wait, long long deadline) {
   int pause_ms = 10;
   for (;;) {
     int status = c->socket >= 0 ? PIQI_OK : connect_once(c, deadline);
     if (status == PIQI_OK) {
       writer body;
       write(c, &body, what);
-      status = exchange(c, &body, -1, deadline);
+      status = wait ? exchange(c, &body, -1, deadline) : send_body(c, &body, -1, deadline);
     }
     if (status != PIQI_LOST && status != PIQI_CONNECT) return status;
     if (now_ms() + pause_ms >= deadline) return status;
@@ -698,16 +816,22 @@ static int call(piqi_client* c, write_body write, const void* what) {
   }
 }
 
+static int call(piqi_client* c, write_body write, const void* what) {
+  return call_or_send(c, write, what, 1, now_ms() + c->timeout_ms);
+}
+
 /* ---- What piqi.h offers. ---- */
 
 int piqi_open(const piqi_options* options, piqi_client** client) {
   piqi_client* c;
+  int i;
   const char* path = options ? options->socket_path : NULL;
   if (!client) return PIQI_ARGUMENT;
   *client = c = (piqi_client*)calloc(1, sizeof *c);
   if (!c) return PIQI_MEMORY;
   c->socket = c->pool_descriptor = -1;
   c->unanswered = -1;
+  for (i = 0; i < PIQI_MAX_SUBMITTED; ++i) c->tickets[i].id = -1;
   c->timeout_ms = options && options->timeout_ms ? options->timeout_ms : 5000;
   c->pool_bytes = options ? options->pool_bytes : 0;
   if (!path) path = getenv("PIQI_SOCKET");
@@ -728,8 +852,10 @@ int piqi_open(const piqi_options* options, piqi_client** client) {
 }
 
 void piqi_close(piqi_client* c) {
+  int i;
   if (!c) return;
   disconnect(c);
+  for (i = 0; i < PIQI_MAX_SUBMITTED; ++i) free(c->tickets[i].reply);
   if (c->pool_descriptor >= 0) close(c->pool_descriptor);
   if (c->pool) munmap(c->pool, c->pool_bytes);
   free(c->reply.tokens);
@@ -883,24 +1009,12 @@ static void write_infer(piqi_client* c, writer* w, const void* request) {
     }
     put(w, "}");
   }
+  if (r->latest) put(w, ",\"queue\":\"latest\"");
   if (r->deadline_ms > 0) {
     put(w, ",\"deadline_ms\":");
     put_number(w, r->deadline_ms);
   }
   put(w, "}");
-}
-
-/* The texts of a list, by commas. */
-static void join_texts(const json* j, int list, char* target, size_t capacity) {
-  size_t size = 0;
-  int i;
-  target[0] = '\0';
-  if (!is_type(j, list, T_ARRAY)) return;
-  for (i = list + 1; i < j->tokens[list].next; i = j->tokens[i].next) {
-    if (size && size + 2 < capacity) target[size++] = ',';
-    get_text(j, i, target + size, capacity - size);
-    size += strlen(target + size);
-  }
 }
 
 static int get_output(const piqi_client* c, int t, piqi_output* output) {
@@ -927,16 +1041,10 @@ static int get_decoded(const json* j, int t, piqi_decoded* d) {
          get_number(j, box + 4, &d->height);
 }
 
-int piqi_infer(piqi_client* c, const piqi_request* request, piqi_result* result) {
-  const json* j;
-  int status, list, i;
-  if (!c) return PIQI_ARGUMENT;
-  if (!request || !result) return fail(c, PIQI_ARGUMENT, "request, result: must not be NULL");
-  memset(result, 0, sizeof *result);
-  status = check_request(c, request);
-  if (status == PIQI_OK) status = call(c, write_infer, request);
-  if (status != PIQI_OK) return status;
-  j = &c->reply;
+/* The result that `c->reply` is. */
+static int get_result(piqi_client* c, int want_outputs, piqi_result* result) {
+  const json* j = &c->reply;
+  int list, i;
   get_text(j, find(j, 0, "model"), result->model, sizeof result->model);
   get_text(j, find(j, 0, "order"), result->order, sizeof result->order);
   if (!get_int(j, find(j, 0, "point"), &result->point)) return not_protocol(c, "a result without a point");
@@ -946,7 +1054,7 @@ int piqi_infer(piqi_client* c, const piqi_request* request, piqi_result* result)
   result->late = is_type(j, find(j, 0, "late"), T_TRUE);
   join_texts(j, find(j, 0, "degraded"), result->degraded, sizeof result->degraded);
   list = find(j, 0, "outputs");
-  if (request->want_outputs) {
+  if (want_outputs) {
     if (!is_type(j, list, T_ARRAY)) return not_protocol(c, "a result without its outputs");
     for (i = list + 1; i < j->tokens[list].next; i = j->tokens[i].next)
       if (result->output_count == PIQI_MAX_OUTPUTS ||
@@ -959,6 +1067,163 @@ int piqi_infer(piqi_client* c, const piqi_request* request, piqi_result* result)
        i = j->tokens[i].next)
     if (!get_decoded(j, i, &result->decoded[result->decoded_count++]))
       return not_protocol(c, "a decoded class or box that is none");
+  return PIQI_OK;
+}
+
+int piqi_infer(piqi_client* c, const piqi_request* request, piqi_result* result) {
+  int status;
+  if (!c) return PIQI_ARGUMENT;
+  if (!request || !result) return fail(c, PIQI_ARGUMENT, "request, result: must not be NULL");
+  memset(result, 0, sizeof *result);
+  status = check_request(c, request);
+  if (status == PIQI_OK) status = call(c, write_infer, request);
+  return status == PIQI_OK ? get_result(c, request->want_outputs, result) : status;
+}
+
+int piqi_submit(piqi_client* c, const piqi_request* request, int64_t* id) {
+  ticket* t;
+  int status;
+  if (!c) return PIQI_ARGUMENT;
+  if (!request || !id) return fail(c, PIQI_ARGUMENT, "request, id: must not be NULL");
+  *id = -1;
+  t = find_ticket(c, -1);
+  if (!t)
+    return fail(c, PIQI_ARGUMENT, "expected at most %d requests under way: receive one", PIQI_MAX_SUBMITTED);
+  status = check_request(c, request);
+  if (status == PIQI_OK) status = call_or_send(c, write_infer, request, 0, now_ms() + c->timeout_ms);
+  if (status != PIQI_OK) return status;
+  t->id = *id = c->next_id - 1;
+  t->want_outputs = request->want_outputs;
+  t->lost = 0;
+  return PIQI_OK;
+}
+
+int piqi_receive(piqi_client* c, int64_t id, piqi_result* result) {
+  ticket* t;
+  int status = PIQI_OK;
+  if (!c) return PIQI_ARGUMENT;
+  if (!result) return fail(c, PIQI_ARGUMENT, "result: must not be NULL");
+  memset(result, 0, sizeof *result);
+  t = id >= 0 ? find_ticket(c, id) : NULL;
+  if (!t) return fail(c, PIQI_ARGUMENT, "id: nothing was submitted under %lld", (long long)id);
+  if (t->reply) {
+    memcpy(c->received, t->reply, (size_t)t->size);
+    if (!parse_message(&c->reply, c->received, t->size))
+      status = fail(c, PIQI_MEMORY, "no memory for an answer");
+  } else if (t->lost) {
+    status = fail(c, PIQI_LOST, "%s: the connection ended before the answer came", c->address.sun_path);
+  } else {
+    status = receive_answer(c, id, now_ms() + c->timeout_ms);
+    if (status == PIQI_TIMEOUT || (status == PIQI_MEMORY && !t->lost)) return status;
+  }
+  free(t->reply);
+  t->reply = NULL;
+  t->id = -1;
+  if (status == PIQI_OK) status = verdict(c);
+  return status == PIQI_OK ? get_result(c, t->want_outputs, result) : status;
+}
+
+typedef struct {
+  const char* mode;
+  double seconds;
+  int sets;
+} policy_change;
+
+static void write_policy(piqi_client* c, writer* w, const void* what) {
+  const policy_change* change = (const policy_change*)what;
+  *w = start(c->body, sizeof c->body, "policy");
+  if (change->sets) put(w, ",\"mode\":");
+  if (change->sets && !change->mode) put(w, "null");
+  if (change->mode) put_text(w, change->mode);
+  if (change->seconds > 0) {
+    put(w, ",\"seconds\":");
+    put_number(w, change->seconds);
+  }
+  put(w, "}");
+}
+
+static int change_policy(piqi_client* c, const policy_change* change, piqi_policy* policy) {
+  const json* j;
+  int status, override, modes, i;
+  if (policy) memset(policy, 0, sizeof *policy);
+  status = call(c, write_policy, change);
+  if (status != PIQI_OK || !policy) return status;
+  j = &c->reply;
+  if (!get_text(j, find(j, 0, "mode"), policy->mode, sizeof policy->mode))
+    return not_protocol(c, "a policy without a mode");
+  get_text(j, find(j, 0, "policy"), policy->policy, sizeof policy->policy);
+  get_text(j, find(j, 0, "rule"), policy->rule, sizeof policy->rule);
+  get_text(j, find(j, 0, "reason"), policy->reason, sizeof policy->reason);
+  override = find(j, 0, "override");
+  policy->overridden = is_type(j, override, T_OBJECT);
+  get_number(j, find(j, override, "seconds"), &policy->seconds_left);
+  modes = find(j, 0, "modes");
+  if (!is_type(j, modes, T_ARRAY)) return PIQI_OK;
+  for (i = modes + 1; i < j->tokens[modes].next && policy->mode_count < PIQI_MAX_MODES; i = j->tokens[i].next)
+    get_text(j, i, policy->modes[policy->mode_count++], PIQI_MODE_BYTES);
+  return PIQI_OK;
+}
+
+int piqi_get_policy(piqi_client* c, piqi_policy* policy) {
+  const policy_change nothing = {NULL, 0, 0};
+  if (!c) return PIQI_ARGUMENT;
+  if (!policy) return fail(c, PIQI_ARGUMENT, "policy: must not be NULL");
+  return change_policy(c, &nothing, policy);
+}
+
+int piqi_set_policy(piqi_client* c, const char* mode, double seconds, piqi_policy* policy) {
+  policy_change change;
+  int status;
+  if (!c) return PIQI_ARGUMENT;
+  status = check_number(c, "seconds", seconds, 1e9);
+  if (status != PIQI_OK) return status;
+  if (!mode && seconds > 0)
+    return fail(c, PIQI_ARGUMENT, "seconds: expected 0 without a mode, got %g", seconds);
+  change.mode = mode;
+  change.seconds = seconds;
+  change.sets = 1;
+  return change_policy(c, &change, policy);
+}
+
+static void write_subscribe(piqi_client* c, writer* w, const void* kinds) {
+  *w = start(c->body, sizeof c->body, "subscribe");
+  put_kinds(w, *(const unsigned*)kinds);
+}
+
+int piqi_subscribe(piqi_client* c, unsigned kinds) {
+  int status;
+  if (!c) return PIQI_ARGUMENT;
+  if (kinds >> event_kinds) return fail(c, PIQI_ARGUMENT, "kinds: unknown, %#x", kinds);
+  status = call(c, write_subscribe, &kinds);
+  if (status == PIQI_OK) c->kinds = kinds;
+  return status;
+}
+
+int piqi_next_event(piqi_client* c, int timeout_ms, piqi_event* event) {
+  long long deadline;
+  int status = PIQI_OK;
+  if (!c) return PIQI_ARGUMENT;
+  if (!event || timeout_ms < 0)
+    return fail(c, PIQI_ARGUMENT, "event, timeout_ms: must not be NULL, below 0, got %d", timeout_ms);
+  memset(event, 0, sizeof *event);
+  deadline = now_ms() + timeout_ms;
+  while (status == PIQI_OK && !c->event_count) {
+    int mine;
+    if (c->socket < 0) status = call_or_send(c, write_hello, NULL, 1, deadline);
+    if (status == PIQI_OK) status = receive(c, deadline);
+    if (status == PIQI_OK)
+      status = sort_message(c, -1, &mine);
+    else if (status == PIQI_LOST)
+      status = PIQI_OK; /* a new one, then */
+    else if (status == PIQI_TIMEOUT)
+      fail(c, PIQI_TIMEOUT, "%s: no event in %d ms", c->address.sun_path, timeout_ms);
+  }
+  if (status != PIQI_OK) return status;
+  *event = c->events[c->event_first];
+  event->missed = c->missed;
+  c->missed = 0;
+  c->event_first = (c->event_first + 1) % PIQI_MAX_EVENTS;
+  --c->event_count;
   return PIQI_OK;
 }
 

@@ -35,6 +35,11 @@ extern "C" {
 #define PIQI_MAX_RANK 8
 #define PIQI_MAX_OUTPUTS 16
 #define PIQI_MAX_DECODED 100
+#define PIQI_MAX_SUBMITTED 16
+#define PIQI_MAX_MODES 32
+#define PIQI_MODE_BYTES 40
+#define PIQI_MAX_EVENTS 32 /* that wait for piqi_next_event() */
+#define PIQI_MESSAGE_BYTES 512
 #define PIQI_MAX_POOL_BYTES ((size_t)256 << 20)
 
 /* What a call returns. */
@@ -121,6 +126,8 @@ typedef struct piqi_request {
   int top_k;    /* > 0: the best classes, decoded */
   double score; /* > 0: boxes with at least this score (0..1), decoded; not together with top_k */
   double iou;   /* boxes: how much two of a class may overlap; 0: the daemon's default */
+  int latest;   /* not 0: takes the place of this client's last frame that still waits, which ends in
+                   PIQI_DROPPED */
 } piqi_request;
 
 typedef struct piqi_output {
@@ -167,6 +174,44 @@ typedef struct piqi_limits_result {
   char degraded[PIQI_NAME_BYTES];
 } piqi_limits_result;
 
+/* By which the daemon chooses operating points. */
+typedef struct piqi_policy {
+  char policy[PIQI_NAME_BYTES];
+  char mode[PIQI_MODE_BYTES];
+  char rule[PIQI_NAME_BYTES]; /* that chose the mode; empty: none */
+  char reason[PIQI_NAME_BYTES];
+  int overridden;      /* not 0: the mode was set by a client */
+  double seconds_left; /* of that; 0: for good */
+  size_t mode_count;   /* that there are to set */
+  char modes[PIQI_MAX_MODES][PIQI_MODE_BYTES];
+} piqi_policy;
+
+/* Kinds of events; piqi_subscribe() takes several, joined by |. */
+enum {
+  PIQI_SWITCH = 1, /* another operating point: model, old_point, point, order, prepare_ms */
+  PIQI_THROTTLE =
+      2, /* a processor is slower than predicted, or no longer: model, processors, factor, active */
+  PIQI_DEGRADE = 4, /* limits that no point keeps: model, degraded; active: there are some */
+  PIQI_RELOAD = 8,  /* policy and bundles were read again: active: all of them; message */
+  PIQI_FAULT = 16   /* a processor failed: model, code, message, processors, point */
+};
+
+/* What a kind does not have is 0 or empty. */
+typedef struct piqi_event {
+  int kind;
+  unsigned missed; /* events that were dropped before this one, since nobody asked for them */
+  char model[PIQI_NAME_BYTES];
+  int old_point, point;
+  char order[PIQI_ORDER_BYTES];
+  double prepare_ms;
+  char processors[32]; /* their letters */
+  double factor;       /* measured / predicted latency */
+  int active;
+  char degraded[PIQI_NAME_BYTES]; /* by commas */
+  char code[PIQI_MODE_BYTES];
+  char message[PIQI_MESSAGE_BYTES];
+} piqi_event;
+
 /* Connects, greets, shares the pool. `*client` is set unless there is no memory for it at all, also on
  * failure: its message says why, the next call on it tries again, and piqi_close() frees it. `options` may be
  * NULL. */
@@ -198,6 +243,29 @@ int piqi_models(piqi_client* client, piqi_model* models, size_t capacity, size_t
 
 /* Runs the model on a frame in the pool. */
 int piqi_infer(piqi_client* client, const piqi_request* request, piqi_result* result);
+
+/* The first half of piqi_infer(): sends the request and returns; at most PIQI_MAX_SUBMITTED are under way.
+ * The frame and the place of its outputs are the daemon's until piqi_receive() has ended for `*id`. While the
+ * client's queue in the daemon is full this waits. */
+int piqi_submit(piqi_client* client, const piqi_request* request, int64_t* id);
+
+/* The second half, in any order of ids. After PIQI_TIMEOUT the request is still under way: ask again. After
+ * any other status `id` is done with; PIQI_LOST: the connection ended, nothing is repeated by itself. */
+int piqi_receive(piqi_client* client, int64_t id, piqi_result* result);
+
+/* The policy's state. */
+int piqi_get_policy(piqi_client* client, piqi_policy* policy);
+
+/* Sets a mode for all clients, for `seconds` (0: for good); NULL: back to the policy's rules. `policy` (the
+ * state afterwards) may be NULL. */
+int piqi_set_policy(piqi_client* client, const char* mode, double seconds, piqi_policy* policy);
+
+/* From now on these kinds of events come, and no others; also after a reconnection. */
+int piqi_subscribe(piqi_client* client, unsigned kinds);
+
+/* The next event; PIQI_TIMEOUT if there is none for `timeout_ms`. Events that come during other calls wait
+ * here, PIQI_MAX_EVENTS of them; what happens while there is no connection is not told. */
+int piqi_next_event(piqi_client* client, int timeout_ms, piqi_event* event);
 
 /* Sets this client's limits for one model (all four: what is 0 is cleared). `result` may be NULL. */
 int piqi_set_limits(piqi_client* client, const piqi_limits* limits, piqi_limits_result* result);

@@ -12,6 +12,8 @@
 #include <thread>
 #include <utility>
 
+#include "frequency_changes.hpp"
+
 namespace piqi {
 namespace {
 
@@ -34,13 +36,14 @@ void check_range(const char* option, size_t value, size_t least, size_t most) {
 
 /// What a configuration is; shared with the threads, which may outlive the executor if a backend hangs.
 struct GraphExecutor::Setup {
+  explicit Setup(Plan its_plan) : plan(std::move(its_plan)) {}
+
   std::shared_ptr<GraphManager> manager;
+  const Plan plan;
   CutGraph cut;
   ExecutorOptions options;
   std::shared_ptr<Governor> governor;
   std::shared_ptr<PowerMarker> marker;
-  // sub-graph, step -> (domain, index) to ask the governor for
-  std::vector<std::vector<std::vector<std::pair<size_t, size_t>>>> requests;
   std::vector<std::unique_ptr<Recorder>> recorders;
   std::unique_ptr<Recorder> frame_recorder;
 };
@@ -48,7 +51,10 @@ struct GraphExecutor::Setup {
 /// Prepared sub-graphs, channels and threads, from the first frame until close() or a hang.
 class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
  public:
-  explicit Session(std::shared_ptr<const Setup> setup) : setup_(std::move(setup)) {
+  explicit Session(std::shared_ptr<const Setup> setup)
+      : setup_(std::move(setup)),
+        frequencies_(setup_->manager->board(), setup_->cut, setup_->plan, setup_->governor,
+                     setup_->options.frames_in_flight == 1) {
     const CutGraph& cut = setup_->cut;
     for (const SubGraph& sub_graph : cut.sub_graphs) {
       stages_.push_back(std::make_unique<Stage>());
@@ -395,12 +401,9 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     Stage& stage = *stages_[index];
     const SubGraph& sub_graph = setup_->cut.sub_graphs[index];
     const pthreadpool_t pool = setup_->manager->pool(sub_graph.processor).get();
-    const auto request = [&](size_t step) {
-      for (const auto& [domain, opp] : setup_->requests[index][step]) setup_->governor->request(domain, opp);
-    };
     const int64_t asked = *time++ = now_ns();
     announce(stage, asked + stage.expected_ns, false);
-    request(0);
+    frequencies_.ask(index, 0);
     *time++ = now_ns();
     stage.prepared->bind(stage.input_data.data(), stage.output_data.data());
     const int64_t* const begins = time;
@@ -408,7 +411,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
       if (closed_) throw ClosedError("the executor was closed");
       *time = now_ns();
       announce(stage, *time++ + stage.ahead_ns[step], false);
-      if (step > 0) request(step);
+      if (step > 0) frequencies_.ask(index, step);
       if (setup_->marker) setup_->marker->mark(sub_graph.steps[step].first_layer);
       *time++ = now_ns();
       stage.prepared->run_step(step, pool);
@@ -417,8 +420,10 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
     }
     stage.prepared->finish();
     const int64_t end = now_ns();
-    for (size_t step = 0; step < sub_graph.steps.size(); ++step)
+    for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
       stage.ahead_ns[step] += (end - begins[4 * step] - stage.ahead_ns[step]) / 4;
+      frequencies_.took(index, step, begins[4 * step + 2] - (step == 0 ? asked : begins[4 * step]));
+    }
     stage.expected_ns += (end - asked - stage.expected_ns) / 4;
   }
 
@@ -439,6 +444,7 @@ class GraphExecutor::Session : public std::enable_shared_from_this<Session> {
   }
 
   const std::shared_ptr<const Setup> setup_;
+  FrequencyChanges frequencies_;
   std::vector<std::unique_ptr<Stage>> stages_;
   std::vector<std::unique_ptr<Channel>> channels_;
   std::vector<Channel*> inputs_;  // null: an input that no operator reads
@@ -463,22 +469,11 @@ GraphExecutor::GraphExecutor(std::shared_ptr<GraphManager> manager, const Plan& 
                              std::shared_ptr<PowerMarker> marker) {
   check_range("frames_in_flight", options.frames_in_flight, 1, 1024);
   check_range("recorded_frames", options.recorded_frames, 0, 1'000'000);
-  auto setup = std::make_shared<Setup>();
-  const Board& board = manager->board();
+  auto setup = std::make_shared<Setup>(plan);
   setup->cut = manager->cut(plan, partitions);
-  for (const SubGraph& sub_graph : setup->cut.sub_graphs) {
-    std::vector<std::vector<std::pair<size_t, size_t>>> requests;
-    for (const Step& step : sub_graph.steps) {
-      requests.emplace_back();
-      for (const Plan::FrequencyRequest& request : plan.requests(step.first_layer)) {
-        const size_t domain = board.domain_of(request.processor);
-        if (governor && domain != npos) requests.back().emplace_back(domain, request.index);
-      }
-    }
-    setup->requests.push_back(std::move(requests));
+  for (const SubGraph& sub_graph : setup->cut.sub_graphs)
     setup->recorders.push_back(
         std::make_unique<Recorder>(Session::row_width(sub_graph), options.recorded_frames));
-  }
   setup->frame_recorder = std::make_unique<Recorder>(2, options.recorded_frames);
   setup->manager = std::move(manager);
   setup->options = options;

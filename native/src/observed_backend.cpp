@@ -40,13 +40,16 @@ struct Observer {
 class ObservedSubGraph final : public PreparedSubGraph {
  public:
   ObservedSubGraph(std::unique_ptr<PreparedSubGraph> inner, std::shared_ptr<const Observer> observer,
-                   const SubGraph& sub_graph)
-      : inner_(std::move(inner)), observer_(std::move(observer)) {
+                   std::shared_ptr<const Graph> graph, const SubGraph& sub_graph)
+      : inner_(std::move(inner)), observer_(std::move(observer)), graph_(std::move(graph)) {
     const char processor = observer_->processors.at(sub_graph.processor);
-    bind_ = {PIQI_BIND, processor, sub_graph.first_layer, sub_graph.last_layer};
-    finish_ = {PIQI_FINISH, processor, sub_graph.first_layer, sub_graph.last_layer};
+    const auto moment = [&](PiqiActivity activity, size_t first, size_t last) {
+      return PiqiMoment{activity, graph_->name().c_str(), graph_->layer_count(), processor, first, last};
+    };
+    bind_ = moment(PIQI_BIND, sub_graph.first_layer, sub_graph.last_layer);
+    finish_ = moment(PIQI_FINISH, sub_graph.first_layer, sub_graph.last_layer);
     for (const Step& step : sub_graph.steps)
-      steps_.push_back({PIQI_STEP, processor, step.first_layer, step.last_layer});
+      steps_.push_back(moment(PIQI_STEP, step.first_layer, step.last_layer));
   }
 
   Format input_format(size_t i) const override { return inner_->input_format(i); }
@@ -85,6 +88,7 @@ class ObservedSubGraph final : public PreparedSubGraph {
 
   const std::unique_ptr<PreparedSubGraph> inner_;
   const std::shared_ptr<const Observer> observer_;
+  const std::shared_ptr<const Graph> graph_;
   PiqiMoment bind_, finish_;
   std::vector<PiqiMoment> steps_;
 };
@@ -98,7 +102,8 @@ class ObservedBackend final : public Backend {
                                             const SubGraph& sub_graph, KernelCache& cache) override {
     if (sub_graph.processor >= observer_->processors.size())
       throw BackendError("observer: processors '" + observer_->processors + "' are fewer than the board's");
-    return std::make_unique<ObservedSubGraph>(inner_->prepare(graph, sub_graph, cache), observer_, sub_graph);
+    return std::make_unique<ObservedSubGraph>(inner_->prepare(graph, sub_graph, cache), observer_, graph,
+                                              sub_graph);
   }
   bool per_processor() const override { return true; }
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 import piqi_native
 from piqi_planner.commands import (
+    adjust,
     build,
     compare,
     demo,
     estimate,
     fit_accuracy,
     fit_board,
+    kit,
     layers,
     prepare,
     run,
@@ -39,6 +41,8 @@ COMMANDS = (
     fit_accuracy,
     search,
     table,
+    adjust,
+    kit,
     prepare,
     show,
     compare,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,14 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 import piqi_native
 from piqi_runtime.config_files import CONFIGS, ConfigError, load_config
+from piqi_runtime.dvfs import CPU_FOLDER, find_folders
+from piqi_runtime.dvfs import find_domain as find_domain
 
 BOARDS = CONFIGS / "boards"
-CPU_FOLDER = "sys/devices/system/cpu"
 
 _logger = logging.getLogger(__name__)
 
 Cpu = Annotated[int, Field(strict=True, ge=0)]
 FreqKhz = Annotated[int, Field(strict=True, gt=0)]
+DelayUs = Annotated[int, Field(strict=True, ge=0)]
 Letter = Annotated[str, Field(pattern="^[A-Z]$")]
 
 
@@ -34,6 +36,8 @@ class Processor(BaseModel):
     - `freqs_khz`: its OPP table, rising; empty: one operating point of unknown frequency.
     - `domains`: the sysfs folders that set its frequency (several clusters have several), each as candidates
       in order of preference, with wildcards, since kernels differ.
+    - `delays_us`: [from][to] an index of `freqs_khz`, the measured time until a change takes effect (0: not known).
+      A layer that is shorter is not worth the change (docs/dvfs.md).
     - `cpus`: a GPU or NPU that names none has its host's.
     - `threads`: by default one for each CPU.
     - `backend`: the library that runs it; where that is missing, `emulation` stands in (`xnnpack`: float32 on
@@ -54,6 +58,7 @@ class Processor(BaseModel):
     host: Letter | None = None
     freqs_khz: tuple[FreqKhz, ...] = ()
     domains: tuple[tuple[str, ...], ...] = ()
+    delays_us: tuple[tuple[DelayUs, ...], ...] = ()
     weights: Literal["per_channel", "per_tensor"] | None = None
     rknn_target: str | None = None
 
@@ -116,6 +121,12 @@ class Processor(BaseModel):
         expect(not is_npu or not self.freqs_khz, "freqs_khz", "an npu has no frequencies of its own")
         expect(not self.domains or bool(self.freqs_khz), "domains", "domains without freqs_khz cannot be set")
         expect(all(self.domains), "domains", "each domain has at least one candidate")
+        size = len(self.freqs_khz)
+        expect(
+            not self.delays_us or [len(row) for row in self.delays_us] == [size] * size,
+            "delays_us",
+            f"a row of {size} for each of {size} frequencies",
+        )
         return self
 
 
@@ -185,7 +196,8 @@ class Board(BaseModel):
                     host=p.host or "",
                     freqs_khz=list(p.freqs_khz),
                     # Not found: the governor gets a path all the same, to say what is missing.
-                    sysfs_path=" ".join(find_domain(root, domain) or domain[0] for domain in p.domains),
+                    sysfs_path=" ".join(folder.best for folder in find_folders(root, p)),
+                    delays_us=[delay for row in p.delays_us for delay in row],
                 )
                 for p in self.processors
             ],
@@ -198,18 +210,6 @@ def load_board(name_or_path: str | Path, root: str | os.PathLike[str] = "/") -> 
     `root` is where `sys/` is, for what a file leaves to the machine ("auto"). Raises `BoardError`.
     """
     return load_config(Board, name_or_path, BOARDS, BoardError, {"root": root})
-
-
-def find_domain(root: str | os.PathLike[str], candidates: Sequence[str]) -> str | None:
-    """The first of `candidates` that can set a frequency: a cpufreq policy or a devfreq device.
-
-    Candidates, which may have wildcards, and the answer are relative to `root`. None if there is none.
-    """
-    for candidate in candidates:
-        for folder in sorted(Path(root).glob(candidate)):
-            if (folder / "scaling_governor").exists() or (folder / "governor").exists():
-                return str(folder.relative_to(root))
-    return None
 
 
 def _auto_cpus(text: str, root: Path) -> tuple[int, ...]:

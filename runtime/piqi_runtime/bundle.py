@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from piqi_runtime.bundle_manifest import (
 )
 from piqi_runtime.bundle_verify import (
     Range,
+    board_problems,
     load_partition,
     model_problems,
     npu_letters,
@@ -61,6 +63,7 @@ __all__ = [
     "load_bundle",
     "verify_bundle",
     "write_bundle",
+    "write_kit",
 ]
 
 Scheme = Literal["per_channel", "per_tensor"]
@@ -70,13 +73,20 @@ Partitions = Callable[[int, int], Partition] | Iterable[Partition]
 class Bundle:
     """A loaded bundle. Model and partitions are mapped when they are asked for, and then kept."""
 
-    def __init__(self, root: Path, manifest: Manifest, table: ParetoTable, labels: tuple[str, ...]) -> None:
+    def __init__(self, root: Path, manifest: Manifest, table: ParetoTable | None, labels: tuple[str, ...]) -> None:
         self.root = root
         self.manifest = manifest
-        self.table = table
+        self._table = table
         self.labels = labels
         self._entries = {entry.range: entry for entry in manifest.partitions}
         self._partitions: dict[Range, Partition] = {}
+
+    @property
+    def table(self) -> ParetoTable:
+        """Its operating points. Raises BundleError for a kit, which has none."""
+        if self._table is None:
+            raise _is_a_kit(self.root)
+        return self._table
 
     @cached_property
     def model(self) -> Model:
@@ -112,16 +122,23 @@ class Bundle:
         return self.root / entry.vendor[target] if entry and target in entry.vendor else None
 
 
-def load_bundle(folder: str | os.PathLike[str], board: Board | None = None, verify: bool = True) -> Bundle:
+def load_bundle(
+    folder: str | os.PathLike[str], board: Board | None = None, verify: bool = True, kits: bool = False
+) -> Bundle:
     """The bundle in `folder`. Raises BundleError, or TableError, with a line for each problem.
 
     `board`: the board that it is to run on. Without `verify` only manifest, table and labels are read; model and
-    partitions are then checked when they are used.
+    partitions are then checked when they are used. `kits`: a kit for profiling will do, which has no table.
     """
     with held(folder) as root:
         if verify:
             refuse(root, verify_bundle(root, board))
         manifest = read_manifest(root)
+        if manifest.kind == "kit":
+            if not kits:
+                raise _is_a_kit(root)
+            refuse(root, board_problems(manifest, board))
+            return Bundle(root, manifest, None, read_labels(root, manifest))
         table = load_table(root / TABLE)
         refuse(root, table_problems(manifest, table, board))
         return Bundle(root, manifest, table, read_labels(root, manifest))
@@ -150,7 +167,6 @@ def write_bundle(
 
     The same arguments give the same bytes: there is no time in a bundle but SOURCE_DATE_EPOCH's. Raises PiqiError.
     """
-    target = Path(os.path.realpath(folder))
     board = board or load_board(table.board)
     # Said now: partitions may take long to make.
     for field, expected, got in (
@@ -160,27 +176,65 @@ def write_bundle(
         if expected != got:
             raise BundleError(f"{TABLE}: {field}: expected {expected!r}, got {got!r}")
     table.check_board(board)
-    letters = npu_letters(board)
-    extra_files = extra_files or {}
+    if callable(partitions):
+        partitions = starmap(partitions, npu_ranges(table, npu_letters(board)))
+    return _write(
+        folder, board, table.model, model, table, partitions, input, outputs, labels, how_built, extra_files or {}
+    )
+
+
+def write_kit(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    board: Board,
+    model: Model,
+    partitions: Iterable[Partition],
+    input: BundleInput,
+    outputs: Sequence[BundleOutput],
+    how_built: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, bytes | Path] | None = None,
+) -> Bundle:
+    """Makes a kit: what `piqictl profile` needs on the board. A bundle without a table; else as `write_bundle`.
+
+    `name`: the model's name in the profile. Raises PiqiError.
+    """
+    return _write(folder, board, name, model, None, partitions, input, outputs, None, how_built, extra_files or {})
+
+
+def _write(
+    folder: str | os.PathLike[str],
+    board: Board,
+    name: str,
+    model: Model,
+    table: ParetoTable | None,
+    partitions: Iterable[Partition],
+    input: BundleInput,
+    outputs: Sequence[BundleOutput],
+    labels: Sequence[str] | None,
+    how_built: Mapping[str, Any] | None,
+    extra_files: Mapping[str, bytes | Path],
+) -> Bundle:
+    target = Path(os.path.realpath(folder))
     for path in extra_files:
         _check_extra(path)
     if labels is not None and any("\n" in label or "\r" in label for label in labels):
         raise BundleError("labels: expected one line each")
     with staged(target) as root:
         save_model(model, root / MODEL)
-        save_table(table, root / TABLE)
-        entries, schemes = _save_partitions(
-            (partitions(*wanted) for wanted in npu_ranges(table, letters)) if callable(partitions) else partitions, root
-        )
+        if table is not None:
+            save_table(table, root / TABLE)
+        entries, schemes = _save_partitions(partitions, root)
         if labels is not None:
             put(root, LABELS, "".join(f"{label}\n" for label in labels).encode())
         for path, content in extra_files.items():
             put(root, path, content)
         manifest = make_manifest(
-            model=table.model,
+            kind=None if table else "kit",
+            model=name,
             board=board.name,
             layer_count=model.layer_count,
-            npu_letters=letters,
+            npu_letters=npu_letters(board),
             scheme=min(schemes, default=None),
             source_hash=content_hash(model),
             input=input,
@@ -194,7 +248,7 @@ def write_bundle(
         refuse(target, verify_bundle(root, board))
         with locked(target):
             take_place(root, target)
-    return load_bundle(target, board, verify=False)
+    return load_bundle(target, board, verify=False, kits=True)
 
 
 def add_files(
@@ -224,7 +278,11 @@ def add_files(
         )
         put(root, MANIFEST, manifest.to_json())
         take_place(root, target)
-    return load_bundle(target, verify=False)
+    return load_bundle(target, verify=False, kits=True)
+
+
+def _is_a_kit(root: Path) -> BundleError:
+    return BundleError(f"{root}: is a kit for profiling, without a table: `planner build` makes what can be run")
 
 
 def _save_partitions(partitions: Iterable[Partition], root: Path) -> tuple[list[PartitionEntry], set[Scheme]]:

@@ -102,9 +102,13 @@ class PartitionEntry(_Strict):
 
 
 class Manifest(_Strict):
-    """All that a bundle says of itself. `source_hash`: the `content_hash` of its float model."""
+    """All that a bundle says of itself. `source_hash`: the `content_hash` of its float model.
+
+    `kind`: "kit" for what a board needs to be profiled: a bundle without a table.
+    """
 
     schema_version: Literal[1] = 1
+    kind: Literal["kit"] | None = None
     created_by: Name = CREATED_BY
     created: str | None = None
     model: Name
@@ -141,7 +145,7 @@ class Manifest(_Strict):
 
     def named_files(self) -> list[str]:
         """The files that have a role, each once."""
-        names = [MODEL, TABLE, *([self.labels] if self.labels else [])]
+        names = [MODEL, *([] if self.kind == "kit" else [TABLE]), *([self.labels] if self.labels else [])]
         for entry in self.partitions:
             names += [entry.file, *entry.vendor.values()]
         return list(dict.fromkeys(names))

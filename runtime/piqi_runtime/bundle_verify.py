@@ -65,7 +65,9 @@ def _problems(root: Path, board: Board | None) -> Iterator[str]:
         if problem := file_problem(root, path, expected):
             bad.add(path)
             yield problem
-    if TABLE not in bad:
+    if manifest.kind == "kit":
+        yield from board_problems(manifest, board)
+    elif TABLE not in bad:
         try:
             yield from table_problems(manifest, load_table(root / TABLE), board)
         except TableError as error:
@@ -88,6 +90,17 @@ def _problems(root: Path, board: Board | None) -> Iterator[str]:
             yield str(error)
 
 
+def board_problems(manifest: Manifest, board: Board | None) -> Iterator[str]:
+    """Why the bundle is not one of `board`'s."""
+    if board is None:
+        return
+    letters = npu_letters(board)
+    if board.name != manifest.board:
+        yield f"{MANIFEST}: board: the bundle is for {manifest.board!r}, the board is {board.name!r}"
+    elif letters != manifest.npu_letters:
+        yield f"{MANIFEST}: npu_letters: board {board.name} has {letters!r}, got {manifest.npu_letters!r}"
+
+
 def table_problems(manifest: Manifest, table: ParetoTable, board: Board | None) -> Iterator[str]:
     """What of the table does not fit the rest of the bundle, or `board`."""
     facts = [
@@ -98,12 +111,8 @@ def table_problems(manifest: Manifest, table: ParetoTable, board: Board | None) 
     for field, expected, got in facts:
         if expected != got:
             yield f"{TABLE}: {field}: expected {expected!r} as in {MANIFEST}, got {got!r}"
-    if board is not None and board.name != manifest.board:
-        yield f"{MANIFEST}: board: the bundle is for {manifest.board!r}, the board is {board.name!r}"
-    elif board is not None:
-        letters = npu_letters(board)
-        if letters != manifest.npu_letters:
-            yield f"{MANIFEST}: npu_letters: board {board.name} has {letters!r}, got {manifest.npu_letters!r}"
+    yield from board_problems(manifest, board)
+    if board is not None and board.name == manifest.board:
         try:
             table.check_board(board)
         except TableError as error:

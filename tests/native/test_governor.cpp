@@ -1,12 +1,16 @@
 // The sysfs governor on trees of our own. Files of a tree keep what is written behind the first line, as the
-// kernel's do not: only the first line counts.
+// kernel's do not: only the first line counts. What is deleted answers to those that had it open as the
+// kernel does: see pwrite().
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -66,6 +70,9 @@ class Tree {
   fs::path root_;
 };
 
+/// What a write to a file of a tree is refused with, whatever the file; 0: not at all.
+std::atomic<int> refusal{0};
+
 std::shared_ptr<piqi::Governor> govern(const Tree& tree, const std::string& folders) {
   return piqi::make_sysfs_governor({{"L", folders, opps_khz}}, tree.root());
 }
@@ -76,6 +83,18 @@ bool mentions(const std::shared_ptr<piqi::Governor>& governor, const std::string
 }
 
 }  // namespace
+
+/// Stands before libc's for this program: a sysfs file whose device is gone answers ENODEV
+/// (kernfs_get_active()).
+extern "C" ssize_t pwrite(int file, const void* data, size_t size, off_t offset) {
+  struct stat status {};
+  const bool gone = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 0;
+  if (gone || refusal != 0) {
+    errno = gone ? ENODEV : refusal.load();
+    return -1;
+  }
+  return syscall(SYS_pwrite64, file, data, size, offset);
+}
 
 TEST_CASE("governor: cpufreq is set in kHz and put back") {
   Tree tree;
@@ -253,6 +272,98 @@ TEST_CASE("governor: a write that worked before and fails is an error, and the n
   CHECK(governor->controls(0));
   CHECK(governor->request(0, 1));  // what is in force is unknown now, so the same index is written again
   CHECK(tree.read("policy0/scaling_setspeed") == "600000");
+}
+
+TEST_CASE("governor: a processor that goes is done without, and taken again when it comes back") {
+  Tree tree;
+  tree.add_cpufreq("policy0", "schedutil", "408000");
+  auto governor = govern(tree, "policy0");
+  CHECK(governor->request(0, 1));
+  CHECK(governor->in_force(0) == 1);
+
+  fs::remove_all(tree.path("policy0"));
+  CHECK_FALSE(governor->request(0, 2));
+  CHECK_FALSE(governor->controls(0));
+  CHECK(governor->in_force(0) == piqi::Governor::unknown);
+  for (int i = 0; i < 1000; ++i) CHECK_FALSE(governor->request(0, 2));
+  CHECK(mentions(governor, "L: " + tree.root() +
+                               "/policy0/scaling_governor: open: No such file or directory (lost 1 time)"));
+
+  tree.add_cpufreq("policy0", "performance", "408000");  // as the kernel brings it back
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!governor->request(0, 2) && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(governor->controls(0));
+  CHECK(tree.read("policy0/scaling_governor") == "userspace");
+  CHECK(tree.read("policy0/scaling_setspeed") == "816000");
+  CHECK(mentions(governor, "(lost 1 time, taken again)"));
+  governor.reset();
+  CHECK(tree.read("policy0/scaling_governor") == "schedutil");  // what was found at first
+}
+
+TEST_CASE("governor: a processor that is gone at the end is left to the kernel") {
+  Tree tree;
+  tree.add_devfreq("gpu", "simple_ondemand", "undefined");
+  auto governor = govern(tree, "gpu");
+  CHECK(governor->request(0, 1));
+  fs::remove_all(tree.path("gpu"));
+  CHECK_FALSE(governor->request(0, 2));
+  governor->restore();
+  CHECK_FALSE(governor->request(0, 1));
+  CHECK(!fs::exists(tree.path("gpu")));
+}
+
+TEST_CASE("governor: an offline CPU's policy that stays refuses and is asked again, but not at every layer") {
+  Tree tree;
+  tree.add_cpufreq("policy0", "schedutil", "408000");
+  auto governor = govern(tree, "policy0");
+  CHECK(governor->request(0, 1));
+  refusal = EBUSY;
+  for (int i = 0; i < 1000; ++i) CHECK_FALSE(governor->request(0, 2));
+  refusal = 0;
+  REQUIRE(governor->warnings().size() == 1);
+  CHECK(governor->warnings()[0].find("Device or resource busy (lost ") != std::string::npos);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!governor->request(0, 2) && std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(tree.read("policy0/scaling_setspeed") == "816000");
+}
+
+TEST_CASE("governor: another program's governor is taken over again, and so is its speed") {
+  Tree tree;
+  tree.add_cpufreq("policy0", "schedutil", "408000");
+  auto governor = govern(tree, "policy0");
+  CHECK(governor->request(0, 1));
+  SUBCASE("its governor") {
+    tree.write("policy0/scaling_governor", "performance");
+  }
+  SUBCASE("its speed") {
+    tree.write("policy0/scaling_setspeed", "1008000");
+  }
+  CHECK_FALSE(governor->request(0, 1));  // in force: nothing is looked at
+  std::this_thread::sleep_for(std::chrono::milliseconds(1050));
+  CHECK(governor->request(0, 1));  // once a second it is
+  CHECK(tree.read("policy0/scaling_governor") == "userspace");
+  CHECK(tree.read("policy0/scaling_setspeed") == "600000");
+  CHECK(governor->warnings().size() == 1);
+  governor.reset();
+  CHECK(tree.read("policy0/scaling_governor") == "schedutil");
+}
+
+TEST_CASE("governor: tells what is in force") {
+  Tree tree;
+  tree.add_cpufreq("policy4", "schedutil", "408000");
+  tree.add_cpufreq("policy6", "schedutil", "408000");
+  auto governor = piqi::make_sysfs_governor({{"B", "policy4 policy6", opps_khz}, {"L", "policy6", opps_khz}},
+                                            tree.root());
+  CHECK(governor->in_force(0) == piqi::Governor::unknown);
+  governor->request(0, 2);
+  CHECK(governor->in_force(0) == 2);
+  CHECK(governor->in_force(1) == 2);
+  governor->request(1, 0);
+  CHECK(governor->in_force(0) == piqi::Governor::unknown);  // its clusters differ now
+  governor->restore();
+  CHECK(governor->in_force(1) == piqi::Governor::unknown);
 }
 
 TEST_CASE("governor: a speed that is not reached is counted, and stays controlled") {

@@ -23,8 +23,9 @@ from piqi_planner.cost import (
     shipped_parameters,
 )
 from piqi_planner.cost.fit import FOLDS, split_by_group
-from piqi_planner.profile import ModelProfile, Profile, ProfileError, load_profile
+from piqi_planner.profile import ModelProfile, Profile, load_profile
 from piqi_runtime.errors import PiqiError
+from piqi_runtime.profile_tables import ProfileError
 
 FILES = {"MobileV1": "measured_mobilenet_v1.csv", "YOLOv3": "measured_yolov3.csv"}
 HEAD = "order,freqs,latency_ms,power_mw\n"
@@ -113,8 +114,9 @@ def test_rows_copied_by_mistake_are_doubtful(yolo: tuple[ModelProfile, Measured]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + f"{ROW},12,nan\n", "m.csv:2: power_mw: expected a finite number that is not negative, got 'nan'"),
-        (HEAD + f"{ROW},0,3000\n", "m.csv:2: latency_ms: expected a number above zero, got 0.0"),
+        (HEAD + f"{ROW},12,nan\n", "m.csv:2: power_mw: expected a finite number above zero, got nan"),
+        (HEAD + f"{ROW},0,3000\n", "m.csv:2: latency_ms: expected a finite number above zero, got 0.0"),
+        (HEAD + f"{ROW},12,\n", "m.csv:2: power_mw: expected a number, got ''"),
         (HEAD + f"{ROW},12,3000\n{ROW[:-1]}9,12,3000\n", "m.csv:3: layer 7: expected a frequency of L from 0 to 5"),
         (HEAD + "LLL,0 0 0,12,3000\n", "m.csv:2: LLL '0 0 0': expected 8 letters for Alex, got 3"),
         ("model," + HEAD + f"Google,{ROW},12,3000\n", "m.csv:2: model: expected Alex, got 'Google'"),

@@ -31,9 +31,9 @@ from piqi_planner.estimate.work import describe_work
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers, describe_layers
 from piqi_planner.profile import ModelProfile, Profile, load_profile
-from piqi_planner.profile.tables import TABLES, Row
 from piqi_runtime.boards import BOARDS, Board, load_board
 from piqi_runtime.model import Model
+from piqi_runtime.profile_tables import TABLES, Row
 
 HEAD = "model,processor,freq_index,host_freq_index,layer,phase,time_ms,power_mw"
 

@@ -24,17 +24,20 @@ static int told(int status) {
   return status == PIQI_OK;
 }
 
-static void do_infer(const char* line) {
+static piqi_request parsed(const char* line) {
   piqi_request request;
   unsigned format = 0;
-  size_t i;
   memset(&request, 0, sizeof request);
   request.model = model[0] ? model : NULL;
-  sscanf(line, "%u %u %u %u %zu %d %d %zu %lf %lf", &format, &request.width, &request.height, &request.stride,
-         &request.offset, &request.top_k, &request.want_outputs, &request.output_offset, &request.deadline_ms,
-         &request.score);
+  sscanf(line, "%u %u %u %u %zu %d %d %zu %lf %lf %d", &format, &request.width, &request.height,
+         &request.stride, &request.offset, &request.top_k, &request.want_outputs, &request.output_offset,
+         &request.deadline_ms, &request.score, &request.latest);
   request.format = (piqi_format)format;
-  if (!told(piqi_infer(client, &request, &result))) return;
+  return request;
+}
+
+static void print_result(void) {
+  size_t i;
   printf(" %s %d %s %g late=%d degraded=%s timed=%d", result.model, result.point, result.order,
          result.accuracy, result.late, result.degraded, result.latency_us > 0 && result.queue_us >= 0);
   for (i = 0; i < result.decoded_count; ++i) {
@@ -46,6 +49,45 @@ static void do_infer(const char* line) {
     printf(" %s:%s:%d:%u", o->tensor.name, o->dtype, o->tensor.rank, o->tensor.shape[o->tensor.rank - 1]);
     print_hex(o->data, o->size_bytes);
   }
+}
+
+static void do_infer(const char* line) {
+  const piqi_request request = parsed(line);
+  if (told(piqi_infer(client, &request, &result))) print_result();
+}
+
+static void do_submit(const char* line) {
+  const piqi_request request = parsed(line);
+  int64_t id = 0;
+  if (told(piqi_submit(client, &request, &id))) printf(" %lld", (long long)id);
+}
+
+static void do_receive(const char* line) {
+  if (told(piqi_receive(client, strtoll(line, NULL, 10), &result))) print_result();
+}
+
+static void print_policy(const piqi_policy* p) {
+  size_t i;
+  printf(" %s %s rule=%s overridden=%d left=%g modes=", p->policy, p->mode, p->rule, p->overridden,
+         p->seconds_left);
+  for (i = 0; i < p->mode_count; ++i) printf("%s,", p->modes[i]);
+}
+
+/* "MODE SECONDS"; "-": none. */
+static void do_set_policy(const char* line) {
+  char mode[100];
+  double seconds = 0;
+  piqi_policy policy;
+  sscanf(line, "%99s %lf", mode, &seconds);
+  if (told(piqi_set_policy(client, strcmp(mode, "-") ? mode : NULL, seconds, &policy))) print_policy(&policy);
+}
+
+static void do_event(const char* line) {
+  piqi_event e;
+  if (told(piqi_next_event(client, atoi(line), &e)))
+    printf(" %d missed=%u %s %d>%d %s timed=%d %s %g active=%d [%s] %s %s", e.kind, e.missed, e.model,
+           e.old_point, e.point, e.order, e.prepare_ms > 0, e.processors, e.factor, e.active, e.degraded,
+           e.code, e.message);
 }
 
 static void do_models(void) {
@@ -106,6 +148,7 @@ static void do_open(char* line) {
 int main(void) {
   static char line[1 << 18];
   piqi_server server;
+  piqi_policy policy;
   while (fgets(line, sizeof line, stdin)) {
     char* rest = strchr(line, ' ') ? strchr(line, ' ') + 1 : line + strlen(line);
     if (!strncmp(line, "open", 4)) do_open(rest);
@@ -121,6 +164,12 @@ int main(void) {
       printf("%zu", from_hex(rest + 1, (uint8_t*)piqi_pool(client) + offset));
     }
     if (!strncmp(line, "infer", 5)) do_infer(rest);
+    if (!strncmp(line, "submit", 6)) do_submit(rest);
+    if (!strncmp(line, "receive", 7)) do_receive(rest);
+    if (!strncmp(line, "policy", 6) && told(piqi_get_policy(client, &policy))) print_policy(&policy);
+    if (!strncmp(line, "set_policy", 10)) do_set_policy(rest);
+    if (!strncmp(line, "subscribe", 9)) told(piqi_subscribe(client, (unsigned)atoi(rest)));
+    if (!strncmp(line, "event", 5)) do_event(rest);
     if (!strncmp(line, "limits", 6)) do_limits(rest);
     if (!strncmp(line, "reconnect", 9)) told(piqi_reconnect(client));
     if (!strncmp(line, "pool", 4)) printf("%p %zu", piqi_pool(client), piqi_pool_bytes(client));

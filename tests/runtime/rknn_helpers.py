@@ -16,6 +16,7 @@ from piqi_runtime.partition import Partition, vendor_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "tests/native/rknn_emulator"
+PACER = ROOT / "tests/simulated_board/native"  # how it asks a simulated board for the time
 LIBRARIES = {1: "librknn_api.so", 2: "librknnrt.so"}
 TARGETS = {1: "rk3399pro", 2: "rk3588"}
 #: Parts of the executor that the emulated NPU needs.
@@ -32,6 +33,7 @@ def emulator(generation: int) -> Path:
     objects = ROOT / f"build/extension-{sys.implementation.cache_tag}/native/src"
     parts = [objects / f"{name}.o" for name in OBJECTS] + sorted(objects.glob("kernel_*.o"))
     sources = [SOURCES / f"{name}.cpp" for name in ("emulator", "network_file", f"rknn{generation}")]
+    sources.append(PACER / "pacer.cpp")
     missing = [path.name for path in parts if not path.exists()]
     if missing or shutil.which("g++") is None:
         pytest.skip(f"{missing or 'g++'} missing: `make build` makes the executor's objects")
@@ -39,7 +41,7 @@ def emulator(generation: int) -> Path:
     made.parent.mkdir(parents=True, exist_ok=True)
     with open(made.parent / f".lock{generation}", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        newest = max(path.stat().st_mtime for path in [*SOURCES.glob("*.?pp"), *parts])
+        newest = max(path.stat().st_mtime for path in [*SOURCES.glob("*.?pp"), *PACER.glob("*.?pp"), *parts])
         if not made.exists() or made.stat().st_mtime < newest:
             _compile(made, sources, parts)
     return made
@@ -47,7 +49,7 @@ def emulator(generation: int) -> Path:
 
 def _compile(made: Path, sources: list[Path], parts: list[Path]) -> None:
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
-    folders = ["-Inative/include", "-Inative/src"]
+    folders = ["-Inative/include", "-Inative/src", f"-I{PACER}"]
     libraries = ["-lXNNPACK", "-pthread", "-Wl,--no-undefined"]
     scratch = made.with_suffix(".new")
     files = [str(path) for path in dict.fromkeys([*sources, *parts])]
@@ -74,6 +76,7 @@ def write_network(partition: Partition, path: Path, target: str, version: int = 
     model = partition.model
     ids = {name: i for i, name in enumerate(model.tensors)}
     lines = ["piqi-rknn", f"target {target}", f"version {version}"]
+    lines.append(f"layers {partition.first_layer} {partition.last_layer}")
     constants = b""
     for tensor in model.tensors.values():
         offset = -1

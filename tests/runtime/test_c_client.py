@@ -5,35 +5,35 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from piqi_runtime.bundle import BundleInput, BundleOutput, write_bundle
-from piqi_runtime.model import Model, Operator, Tensor
-from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, TableLayers
-
-ROOT = Path(__file__).resolve().parents[2]
-CLIENT = ROOT / "native/client"
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
-SANITIZED = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-RGB8, BGR8, GREY8, FLOAT32_RAW = range(4)
+from c_client_helpers import (
+    BGR8,
+    CLIENT,
+    FLOAT32_RAW,
+    GREY8,
+    RGB8,
+    ROOT,
+    SANITIZED,
+    WARNINGS,
+    Answer,
+    Daemon,
+    Driver,
+    FakeDaemon,
+    compiled,
+    encoded,
+    good,
+    output,
+    refusal,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
-
-
-def compiled(target: Path, *arguments: object) -> Path:
-    command = ["gcc", "-std=c99", *WARNINGS, f"-I{CLIENT}", *map(str, arguments), "-o", str(target)]
-    result = subprocess.run(command, text=True, capture_output=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return target
 
 
 @pytest.fixture(scope="session")
@@ -54,87 +54,12 @@ def examples(folder: Path) -> dict[str, Path]:
     }
 
 
-class Driver:
-    """The driver's process: a line in, a line out."""
-
-    def __init__(self, program: Path) -> None:
-        self.process = subprocess.Popen([program], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def __call__(self, line: str) -> str:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(f"{line}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().rstrip("\n")
-
-    def close(self) -> int:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.close()
-        self.process.stdout.close()
-        return self.process.wait(20)
-
-
 @pytest.fixture
 def run(driver: Path) -> Iterator[Driver]:
     """A driver that must end without a word of the sanitizers."""
     process = Driver(driver)
     yield process
     assert process.close() == 0
-
-
-class Daemon:
-    """A real piqid on a bundle of one layer: what goes in comes out. Two points: L is slow, B exact."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "piqid.sock"
-        (folder / "daemon.toml").write_text('root = ""\n')
-        shapes = {"bytes": (1, 2, 2, 3), "clamped": (1, 2, 2, 3), "scores": (1, 12)}
-        operators = (
-            Operator("clamp", "relu", ("bytes",), ("clamped",), {"clamp_min": 0.0}),
-            Operator("reshape", "flat", ("clamped",), ("scores",)),
-        )
-        tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
-        points = [
-            OperatingPoint(
-                order=order, freqs="0", latency_ms=latency, power_mw=power, energy_mj=latency * power / 1e3, accuracy=a
-            )
-            for order, latency, power, a in (("B", 5.0, 5000.0, 70.0), ("L", 9.0, 1000.0, 69.0))
-        ]
-        write_bundle(
-            folder / "net",
-            model=Model("net", tensors, operators, ("bytes",), ("scores",)),
-            table=ParetoTable(
-                board="host",
-                model="net",
-                layers=TableLayers(count=1, letters="LBGN"),
-                accuracy_metric=AccuracyMetric(name="top-1", float32=70.0, int8=60.0),
-                points=tuple(points),
-            ),
-            partitions=(),
-            input=BundleInput(name="bytes", shape=(1, 2, 2, 3), preprocessing="raw", fit="stretch"),
-            outputs=[BundleOutput(name="scores", shape=(1, 12), kind="classes")],
-            labels=[f"class {i} \u00e9\u6f22\U0001f600" for i in range(12)],
-        )
-        self.command = [sys.executable, "-m", "piqi_runtime.daemon.main", "--config", str(folder / "daemon.toml")]
-        self.command += ["--bundle", str(folder / "net"), "--socket", str(self.socket)]
-        self.log = folder / "log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while True:
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with probe:
-                if probe.connect_ex(str(self.socket)) == 0:
-                    return
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        assert self.process
-        self.process.send_signal(number)
-        self.process.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +70,21 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon.stop()
 
 
+@pytest.mark.parametrize("standard", ["c++11", "c++17"])
 @pytest.mark.parametrize("file", ["piqi.c", "examples/piqi_file.c", "examples/piqi_v4l2.c"])
-def test_compiles_as_cpp(file: str, folder: Path) -> None:
-    command = ["g++", "-std=c++11", "-x", "c++", *WARNINGS, f"-I{CLIENT}", "-c", str(CLIENT / file), "-o", os.devnull]
+def test_compiles_as_cpp(file: str, standard: str) -> None:
+    command = [
+        "g++",
+        f"-std={standard}",
+        "-x",
+        "c++",
+        *WARNINGS,
+        f"-I{CLIENT}",
+        "-c",
+        str(CLIENT / file),
+        "-o",
+        os.devnull,
+    ]
     result = subprocess.run(command, text=True, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr
 
@@ -280,72 +217,6 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     began = time.monotonic()
     assert run("hello").startswith("connect ")
     assert 0.1 < time.monotonic() - began < 2
-
-
-Answer = Callable[[dict[str, object], int], list[bytes] | None]
-
-
-class FakeDaemon:
-    """Greets as it should, then answers as a test says: messages to send, None: hang up."""
-
-    def __init__(self, path: Path, answer: Answer) -> None:
-        self.path, self.answer = path, answer
-        self.seals: list[int] = []
-        self.connections = 0
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.listener.bind(str(path))
-        self.listener.listen(8)
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        count = 0
-        with connection:
-            while True:
-                data, descriptors, _, _ = socket.recv_fds(connection, 70000, 4)
-                if not data:
-                    return
-                message = json.loads(data)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                if message["op"] in ("hello", "pool") and count < 2:
-                    answers: list[bytes] | None = [encoded({"id": message["id"], "ok": True, "version": 1, "pool": 3})]
-                else:
-                    answers = self.answer(message, count)
-                count += 1
-                if answers is None:
-                    return
-                for answer in answers:
-                    connection.send(answer)
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-
-def encoded(message: object) -> bytes:
-    return json.dumps(message).encode()
-
-
-def good(message: dict[str, object], **values: object) -> bytes:
-    head = {"id": message["id"], "ok": True, "model": "m", "point": 4, "order": "L", "accuracy": 5e1}
-    return encoded({**head, "latency_us": 1.5, "queue_us": 0, "degraded": [], **values})
-
-
-def output(size_bytes: float, offset: float) -> object:
-    return {"name": "y", "dtype": "float32", "shape": [1], "size_bytes": size_bytes, "offset": offset}
-
-
-def refusal(id: object, code: str) -> bytes:
-    return encoded({"id": id, "ok": False, "error": {"code": code, "message": "x"}})
 
 
 @pytest.mark.parametrize(

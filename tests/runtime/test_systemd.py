@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,13 @@ def test_watchdog_that_is_not_ours(pid: str | None, usec: str) -> None:
     assert Notifier(environment).watchdog_interval_s is None
 
 
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    return condition()
+
+
 ACTIVATED = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid())
@@ -167,8 +174,10 @@ def logger() -> Iterator[logging.Logger]:
 
 
 def test_without_systemd_to_stderr(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
-    logger.addHandler(journal_handler())
+    handler = journal_handler()
+    logger.addHandler(handler)
     logger.warning("switched\nagain", extra=fields("switch", model="net", point=3))
+    handler.close()
     assert capsys.readouterr().err == "WARNING: switched\nWARNING: again MODEL=net POINT=3\n"
 
 
@@ -219,7 +228,8 @@ def test_refused_entry_is_said_and_the_next_one_goes(
     logger.info("refuse this")
     logger.info("and take that")
     handler.close()
-    assert [entry["MESSAGE"] for entry in journal.entries] == ["and take that"]
+    messages = [entry["MESSAGE"] for entry in journal.entries]
+    assert messages == ["1 entries lost: nobody took them", "and take that"]
     assert "the journal refuses an entry: refuse this" in capsys.readouterr().err
 
 
@@ -248,9 +258,37 @@ def test_without_systemd_python_lines_carry_the_priority(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    logger.addHandler(journal_handler())
+    handler = journal_handler()
+    logger.addHandler(handler)
     logger.critical("x", extra=fields(latency_us=5))
+    handler.close()
     assert sys.stderr.getvalue() == "<2>x LATENCY_US=5\n"  # type: ignore[attr-defined]
+
+
+def test_a_stderr_that_is_full_or_not_read_blocks_nobody(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a log on a full disk, and a reader that is stopped: what can be written later says what is missing."""
+    reader, writer = os.pipe()
+    full = os.open("/dev/full", os.O_WRONLY)
+    with open(os.dup(full), "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        handler = journal_handler()
+        logger.addHandler(handler)
+        logger.warning("lost")
+        assert wait_until(lambda: handler._queue.empty() and handler._lost == 1)
+        os.dup2(writer, stream.fileno())  # as if somebody had made room
+        begin = time.monotonic()
+        for _ in range(900):
+            logger.warning("x" * 200)  # more than a pipe holds
+        assert time.monotonic() - begin < 1
+        lost = b"WARNING: 1 entries lost: nobody took them\n"
+        assert os.read(reader, len(lost)) == lost
+        while not handler._queue.empty():
+            os.read(reader, 1 << 20)
+        handler.close()
+    for descriptor in (reader, writer, full):
+        os.close(descriptor)
 
 
 def test_stderr_is_the_journal_only_if_systemd_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

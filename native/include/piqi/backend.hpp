@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "piqi/channel.hpp"
 #include "piqi/graph.hpp"
@@ -72,6 +73,8 @@ class VendorBackend : public Backend {
   virtual std::string version() const = 0;
   /// Bytes of inputs and outputs copied between channels and library so far: 0 if all went without a copy.
   virtual uint64_t copied_bytes() const = 0;
+  /// Operators that run elsewhere since the library cannot run them: "name: why", each once.
+  virtual std::vector<std::string> elsewhere() const { return {}; }
 };
 
 struct RknnOptions {
@@ -86,5 +89,14 @@ std::shared_ptr<VendorBackend> make_rknn1_backend(const std::string& path = "lib
                                                   const RknnOptions& options = {});
 std::shared_ptr<VendorBackend> make_rknn2_backend(const std::string& path = "librknnrt.so",
                                                   const RknnOptions& options = {});
+
+/// CPUs on the NEON functions of the Arm Compute Library, in float32; operators that it has none for run on our
+/// own kernels. `threads`: the most that a processor on this backend has. Throws BackendError where the library
+/// was not there when this one was built.
+std::shared_ptr<VendorBackend> make_armcl_neon_backend(size_t threads = 1);
+
+/// A GPU on the Arm Compute Library's OpenCL functions, in float32 or with `half` in float16. Throws BackendError
+/// where the library was not built in, or OpenCL, a device or its float16 is missing.
+std::shared_ptr<VendorBackend> make_armcl_cl_backend(bool half = false);
 
 }  // namespace piqi

@@ -1,7 +1,8 @@
 /* What a library exports to watch a backend at work: for tracing, and for boards that are simulated.
  *
- * Calls come from the threads of the sub-graphs, several at once in pipeline mode. What they take counts as the
- * activity's time, so a library that returns late from piqi_observe_end makes a processor look that slow. */
+ * Calls come from the threads of the sub-graphs, several at once in pipeline mode. What they take counts as
+ * the activity's time, so a library that returns late from piqi_observe_end makes a processor look that slow.
+ */
 #pragma once
 
 #include <stddef.h>
@@ -16,9 +17,12 @@ enum PiqiActivity {
   PIQI_FINISH /* hands the outputs over; after the last step */
 };
 
-/* `processor`: its letter. Layers of the sub-graph for PIQI_BIND and PIQI_FINISH, of the step for PIQI_STEP. */
+/* `network`: the graph's name, `layer_count`: how many layers it has; `processor`: its letter. Layers of the
+ * sub-graph for PIQI_BIND and PIQI_FINISH, of the step for PIQI_STEP. */
 struct PiqiMoment {
   int activity;
+  const char* network;
+  size_t layer_count;
   char processor;
   size_t first_layer;
   size_t last_layer;

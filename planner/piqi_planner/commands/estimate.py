@@ -10,8 +10,8 @@ from piqi_planner.commands.layers import add_layers_option
 from piqi_planner.estimate import board_estimate, estimate_profile, read_measured_rows
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers, parse_layers
-from piqi_planner.profile.tables import LAYERS, TABLES
 from piqi_runtime.boards import load_board
+from piqi_runtime.profile_tables import LAYERS, TABLES
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Prepares what is missing, adds each to the bundle, prints how near it is."""
     if arguments.inspect < 1:
         raise VendorError(f"--inspect: expected at least 1, got {arguments.inspect}")
-    bundle = load_bundle(arguments.bundle)
+    bundle = load_bundle(arguments.bundle, kits=True)
     board = load_board(arguments.board or bundle.manifest.board)
     target = arguments.target or board_target(board)
     find_target(target)

@@ -24,7 +24,7 @@ def fit_cost(profile: ModelProfile, measured: Measured) -> CostParameters:
     """Parameters that explain the measured latencies and powers best and are close to what is expected of them.
 
     Robust ridge regression of relative errors, of latency first, then of power. Rows that are not trusted are left
-    out.
+    out; those without a power count for latency only.
     """
     return _Fitter([(profile, measured)]).fit(np.arange(len(measured)))
 
@@ -36,13 +36,13 @@ def fit_common(parts: Sequence[tuple[ModelProfile, Measured]]) -> CostParameters
 
 def cross_validate(profile: ModelProfile, measured: Measured, seed: int = 0) -> Costs:
     """Each row's costs by parameters that were fitted without it, and without any row of its configuration."""
+    return _cross_validate(_Fitter([(profile, measured)]), profile, measured, seed)
+
+
+def fit_and_cross_validate(profile: ModelProfile, measured: Measured, seed: int = 0) -> tuple[CostParameters, Costs]:
+    """What `fit_cost` and `cross_validate` give, in the time of one."""
     fitter = _Fitter([(profile, measured)])
-    latency_ms, energy_mj = np.empty((2, len(measured)))
-    for unseen in split_by_group(measured.groups, FOLDS, seed):
-        seen = np.setdiff1d(np.arange(len(measured)), unseen)
-        costs = CostModel(calibrated_tables(profile, fitter.fit(seen))).evaluate(measured.configs[unseen])
-        latency_ms[unseen], energy_mj[unseen] = costs.latency_ms, costs.energy_mj
-    return Costs(latency_ms, energy_mj)
+    return fitter.fit(np.arange(len(measured))), _cross_validate(fitter, profile, measured, seed)
 
 
 def split_by_group(groups: Indices, folds: int, seed: int) -> list[Indices]:
@@ -77,8 +77,18 @@ class _Fitter:
 
     def _fit_values(self, rows: Indices, terms: Sequence[Term], features: Floats, target: Floats) -> Floats:
         """[terms] for which features @ (1, values) is close to the target, relatively."""
+        rows = rows[np.isfinite(target[rows])]
         matrix, wanted = features[:, 1:] / target[:, None], 1 - features[:, 0] / target
         return _robust_ridge(matrix[rows], wanted[rows], self._weights[rows], terms)
+
+
+def _cross_validate(fitter: _Fitter, profile: ModelProfile, measured: Measured, seed: int) -> Costs:
+    latency_ms, energy_mj = np.empty((2, len(measured)))
+    for unseen in split_by_group(measured.groups, FOLDS, seed):
+        seen = np.setdiff1d(np.arange(len(measured)), unseen)
+        costs = CostModel(calibrated_tables(profile, fitter.fit(seen))).evaluate(measured.configs[unseen])
+        latency_ms[unseen], energy_mj[unseen] = costs.latency_ms, costs.energy_mj
+    return Costs(latency_ms, energy_mj)
 
 
 def _united(lists: Sequence[list[Term]]) -> list[Term]:

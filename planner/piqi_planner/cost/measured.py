@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from piqi_planner.profile import ConfigurationError, ModelProfile, ProfileError, parse_configurations
+from piqi_planner.profile import ConfigurationError, ModelProfile, parse_configurations
 from piqi_planner.profile.model import Floats, Indices
-from piqi_planner.profile.tables import parse_amount, read_lines
+from piqi_runtime.measured_points import MeasuredPoint, read_measured_lines
+from piqi_runtime.profile_tables import ProfileError
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """`configs` [n, layers], `latency_ms` [n], `power_mw` [n].
+    """`configs` [n, layers], `latency_ms` [n], `power_mw` [n] (NaN: not measured).
 
     `groups` [n]: rows of the same configuration have the same number. `trusted` [n]: false where another
     configuration has the very same latency and power, which tells of a row copied by mistake, not of which.
@@ -51,35 +52,35 @@ class Measured:
         values, which = np.unique(np.stack([self.latency_ms, self.power_mw], axis=1), axis=0, return_inverse=True)
         which, groups = which.reshape(-1), self.groups
         counts = np.array([len(np.unique(groups[which == value])) for value in range(len(values))])
-        return np.asarray(counts[which] == 1)
+        return np.asarray((counts[which] == 1) | np.isnan(self.power_mw))
 
 
 def read_measured(profile: ModelProfile, path: str | os.PathLike[str]) -> Measured:
-    """Reads the columns order, freqs, latency_ms, power_mw; a column model, if any, must name the model.
+    """The rows of a file of `piqi_runtime.measured_points`; each needs a power.
 
-    Raises ProfileError with file, line, column and value.
+    Raises PiqiError with file, line, column and value.
     """
-    path = Path(path)
-    rows = list(_rows(profile, path))
-    if not rows:
-        raise ProfileError(f"{path}: has no rows")
-    configs, latencies, powers = zip(*rows, strict=True)
-    return Measured(np.stack(configs), np.array(latencies), np.array(powers))
+    rows = [(f"{path}:{line}", point) for line, point in read_measured_lines(path)]
+    for where, point in rows:
+        if point.power_mw is None:
+            raise ProfileError(f"{where}: power_mw: expected a number, got ''")
+    return to_measured(profile, rows)
 
 
-def _rows(profile: ModelProfile, path: Path) -> Iterator[tuple[Indices, float, float]]:
-    columns = ["order", "freqs", "latency_ms", "power_mw"]
-    for line, cells in read_lines(path, columns, ["model"]):
-        if cells[4] not in ("", profile.name):
-            raise ProfileError(f"{path}:{line}: model: expected {profile.name}, got {cells[4]!r}")
-        amounts = [
-            parse_amount(text, f"{path}:{line}: {column}") for column, text in zip(columns[2:], cells[2:4], strict=True)
-        ]
-        for column, amount in zip(columns[2:], amounts, strict=True):
-            if amount == 0:
-                raise ProfileError(f"{path}:{line}: {column}: expected a number above zero, got {amount}")
+def to_measured(
+    profile: ModelProfile, rows: Sequence[tuple[str, MeasuredPoint]], names: Collection[str] = ()
+) -> Measured:
+    """Measured points, each with where it comes from, as arrays; powers that nothing measured are NaN.
+
+    A point that names a model must name the profile's, or one of `names`. Raises ProfileError.
+    """
+    configs = np.empty((len(rows), profile.layer_count), np.intp)
+    for place, (where, point) in enumerate(rows):
+        if point.model not in ("", profile.name, *names):
+            raise ProfileError(f"{where}: model: expected {profile.name}, got {point.model!r}")
         try:
-            config = parse_configurations(profile, cells[:1], cells[1:2])[0]
+            configs[place] = parse_configurations(profile, [point.order], [point.freqs])[0]
         except ConfigurationError as cause:
-            raise ProfileError(f"{path}:{line}: {cause}") from cause
-        yield config, amounts[0], amounts[1]
+            raise ProfileError(f"{where}: {cause}") from cause
+    powers = [math.nan if point.power_mw is None else point.power_mw for _, point in rows]
+    return Measured(configs, np.array([point.latency_ms for _, point in rows]), np.array(powers))

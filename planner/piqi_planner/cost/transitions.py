@@ -16,7 +16,7 @@ def state_left(profile: ModelProfile) -> Indices:
     place = {state: index for index, state in enumerate(profile.states)}
     found = np.empty((len(place), len(place)), np.intp)
     for before, i in place.items():
-        left = _frequencies_left(profile, before)
+        left = frequencies_left(profile, before)
         for after, j in place.items():
             processor = profile.processors[after.processor]
             host = left.get(processor.host or "", 0)
@@ -25,7 +25,7 @@ def state_left(profile: ModelProfile) -> Indices:
     return found
 
 
-def _frequencies_left(profile: ModelProfile, state: State) -> dict[str, int]:
+def frequencies_left(profile: ModelProfile, state: State) -> dict[str, int]:
     """Letter -> index, of the processors whose frequency a layer in `state` sets."""
     processor = profile.processors[state.processor]
     if processor.kind == "cpu" or processor.host is None:
@@ -38,7 +38,7 @@ def _frequencies_left(profile: ModelProfile, state: State) -> dict[str, int]:
 def host_left(profile: ModelProfile) -> Indices:
     """[S]: the index at which a state's layer leaves the CPU that hosts the GPU; 0 if it does not use it."""
     hosts = [p.host for p in profile.processors if p.kind == "gpu" and p.host]
-    return np.array([max([_frequencies_left(profile, s).get(h, 0) for h in hosts], default=0) for s in profile.states])
+    return np.array([max([frequencies_left(profile, s).get(h, 0) for h in hosts], default=0) for s in profile.states])
 
 
 def change_delays(profile: ModelProfile, was: Indices) -> Floats:

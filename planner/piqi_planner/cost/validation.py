@@ -44,18 +44,22 @@ def validate(
 def cost_errors(predicted: Costs, measured: Measured) -> Errors:
     """Mean absolute error, mean of the relative errors, and their mean with sign, by quantity.
 
-    `{"latency": {"mae_ms", "mae_percent", "bias_percent"}, "power": {"mae_mw", ...}, "energy": {"mae_mj", ...}}`.
+    `{"latency": {"mae_ms", "mae_percent", "bias_percent"}, "power": {"mae_mw", ...}, "energy": {"mae_mj", ...}}`, of
+    the rows where it was measured; without what was measured in none.
     """
     quantities = {
         "latency": ("mae_ms", predicted.latency_ms, measured.latency_ms),
         "power": ("mae_mw", predicted.power_mw, measured.power_mw),
         "energy": ("mae_mj", predicted.energy_mj, measured.energy_mj),
     }
-    return {
-        quantity: {
-            unit: float(np.abs(values - truth).mean()),
-            "mae_percent": float(np.abs(values / truth - 1).mean() * 100),
-            "bias_percent": float((values / truth - 1).mean() * 100),
-        }
-        for quantity, (unit, values, truth) in quantities.items()
-    }
+    errors = {}
+    for quantity, (unit, values, truth) in quantities.items():
+        known = np.isfinite(truth)
+        if known.any():
+            off, share = values[known] - truth[known], values[known] / truth[known] - 1
+            errors[quantity] = {
+                unit: float(np.abs(off).mean()),
+                "mae_percent": float(np.abs(share).mean() * 100),
+                "bias_percent": float(share.mean() * 100),
+            }
+    return errors

@@ -26,9 +26,9 @@ from piqi_planner.estimate.transfers import fit_transfers
 from piqi_planner.estimate.work import WORK_KINDS, LayerWork, describe_work
 from piqi_planner.profile import Profile
 from piqi_planner.profile.model import Floats
-from piqi_planner.profile.tables import DVFS_DELAY, LAYERS
 from piqi_runtime.boards import Board
 from piqi_runtime.model import Model
+from piqi_runtime.profile_tables import DVFS_DELAY, LAYERS
 
 _OWN, _HOST, _FIXED = range(3)
 _POWER_FIELDS = tuple(PowerModel.model_fields)

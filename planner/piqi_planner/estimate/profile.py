@@ -22,9 +22,20 @@ from piqi_planner.estimate.work import LayerWork, describe_work
 from piqi_planner.profile import Profile, ProfiledProcessor
 from piqi_planner.profile.model import Floats
 from piqi_planner.profile.published import IDLE_POWER_MW
-from piqi_planner.profile.tables import DVFS_DELAY, LAYERS, TRANSFER_FREQUENCY, TRANSFERS, Row, Table, Value, read_table
 from piqi_runtime.boards import Board
 from piqi_runtime.model import Model
+from piqi_runtime.profile_tables import (
+    DVFS_DELAY,
+    LAYERS,
+    TRANSFER_FREQUENCY,
+    TRANSFERS,
+    ProfileFacts,
+    Row,
+    Table,
+    Value,
+    read_facts,
+    read_table,
+)
 
 #: Bytes of the synthetic layer that transfer_frequency.csv's times are of; only their ratios count.
 _SYNTHETIC_BYTES = 16e6
@@ -63,7 +74,9 @@ def estimate_profile(model: Model, board: Board, name: str, measured: Profile | 
         ProfiledProcessor(p.letter, p.kind, _opp_count(board, p.letter), p.host) for p in board.processors
     )
     numbered = {key: [Row(line, values) for line, values in enumerate(table, start=2)] for key, table in rows.items()}
-    return Profile(Path(f"estimate of {name}"), numbered, processors, board.idle_power_mw or IDLE_POWER_MW)
+    facts = measured.facts if measured is not None else ProfileFacts()
+    idle_power_mw = facts.idle_power_mw or board.idle_power_mw or IDLE_POWER_MW
+    return Profile(Path(f"estimate of {name}"), numbered, processors, idle_power_mw, facts)
 
 
 def read_measured_rows(folder: Path, board: Board) -> Profile:
@@ -77,7 +90,8 @@ def read_measured_rows(folder: Path, board: Board) -> Profile:
     }
     if not any(rows.values()):
         raise EstimateError(f"{folder}: expected one of {', '.join(table.file_name for table in tables)}, got none")
-    return Profile(folder, rows, (), board.idle_power_mw or IDLE_POWER_MW)
+    facts = read_facts(folder)
+    return Profile(folder, rows, (), facts.idle_power_mw or board.idle_power_mw or IDLE_POWER_MW, facts)
 
 
 def _parameters(board: Board) -> BoardEstimate:

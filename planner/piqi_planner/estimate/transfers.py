@@ -12,8 +12,8 @@ from piqi_planner.estimate.predict import frequency_share, power_terms
 from piqi_planner.estimate.solver import solve
 from piqi_planner.estimate.work import LayerWork
 from piqi_planner.profile import Profile
-from piqi_planner.profile.tables import TRANSFER_FREQUENCY, TRANSFERS
 from piqi_runtime.boards import Board, Processor
+from piqi_runtime.profile_tables import TRANSFER_FREQUENCY, TRANSFERS
 
 MB = 1e6
 
@@ -64,7 +64,7 @@ def fit_transfers(
         same_cpu.sort(key=lambda other: other[0] != pair[0])
         for like in (pair, *same_cpu):
             rows = [
-                (frequency_share(cpu, index), cast(float, scales[key][6]), cast(float, scales[key][5]))
+                (frequency_share(cpu, index), cast(float, scales[key][6]), scales[key][5] or profile.idle_power_mw)
                 for own, other, index in frequency_keys(board, *like)
                 if (key := (*like, own, other)) in scales
             ]

@@ -4,7 +4,7 @@ from piqi_planner.profile.configurations import format_configuration, parse_conf
 from piqi_planner.profile.model import ConfigurationError, Hole, ModelProfile, ProfiledProcessor, State
 from piqi_planner.profile.profile import Profile, load_profile
 from piqi_planner.profile.published import PublishedConstants, SideLayer, published_constants
-from piqi_planner.profile.tables import ProfileError
+from piqi_runtime.profile_tables import ProfileError
 
 __all__ = [
     "ConfigurationError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from piqi_planner.profile.model import Floats, Hole, ModelProfile, ProfiledProcessor, State
 from piqi_planner.profile.published import published_constants
-from piqi_planner.profile.tables import LAYERS, TRANSFERS, ProfileError, Row
+from piqi_runtime.profile_tables import LAYERS, TRANSFERS, ProfileError, Row
 
 #: (letter, own index, host's index or -1, layer, phase) -> time in ms, power in mW (NaN: not measured)
 Phases = Mapping[tuple[str, int, int, int, str], tuple[float, float]]
@@ -37,8 +38,9 @@ def assemble_model(
     scales: Sequence[Row],
     delays: Mapping[str, Floats],
     idle_power_mw: float,
+    npu_run_shrink: float | None = None,
 ) -> ModelProfile:
-    """The arrays of `ModelProfile`. Raises ProfileError that names the row that is missing."""
+    """The arrays of `ModelProfile`. `npu_run_shrink`: as measured. Raises ProfileError that names the missing row."""
     processors = tuple(p for p in board if any(key[0] == p.letter for key in phases))
     layer_count = 1 + max(key[3] for key in phases)
     states = tuple(
@@ -62,7 +64,10 @@ def assemble_model(
                 )
                 unload_ms[index, layer] = wall_ms - run[index, layer, 0]
     constants = published_constants(name, layer_count)
-    filled = _Filler(name, processors, states)
+    if npu_run_shrink is not None:
+        constants = replace(constants, npu_run_shrink=npu_run_shrink)
+    unmeasured_mw = idle_power_mw if all(np.isnan(power_mw) for _, power_mw in phases.values()) else None
+    filled = _Filler(name, processors, states, unmeasured_mw)
     run_mw = filled.powers(run[..., 1], "run", constants.npu_power_mw)
     input_mw = filled.powers(first[:, 1:], "input", None, run_mw)[:, 0]
     keys = [cast("tuple[str, str, str, str]", row.values[:4]) for row in scales]
@@ -80,7 +85,10 @@ def assemble_model(
         output_ms=last[:, 0],
         move_ms=_moves(folder / TRANSFERS.file_name, name, processors, layer_count, transfers),
         move_ratio={key: cast(float, row.values[6]) for key, row in zip(keys, scales, strict=True)},
-        move_mw={key: cast(float, row.values[5]) for key, row in zip(keys, scales, strict=True)},
+        move_mw={
+            key: idle_power_mw if row.values[5] is None else cast(float, row.values[5])
+            for key, row in zip(keys, scales, strict=True)
+        },
         delay_ms={p.letter: delays[p.letter] for p in processors},
         idle_power_mw=idle_power_mw,
         constants=constants,
@@ -114,8 +122,15 @@ class _Phases:
 class _Filler:
     """Fills powers that were not measured, by a rule, and notes each."""
 
-    def __init__(self, model: str, processors: Sequence[ProfiledProcessor], states: Sequence[State]) -> None:
+    def __init__(
+        self,
+        model: str,
+        processors: Sequence[ProfiledProcessor],
+        states: Sequence[State],
+        unmeasured_mw: float | None,
+    ) -> None:
         self._model, self._processors, self._states = model, processors, states
+        self._unmeasured_mw = unmeasured_mw  # None: some powers of the model are known
         self.holes: list[Hole] = []
 
     def powers(self, measured: Floats, phase: str, npu_power_mw: float | None, like: Floats | None = None) -> Floats:
@@ -132,6 +147,8 @@ class _Filler:
                 value, rule = npu_power_mw, "the model's published NPU power"
             elif not np.isnan(others).all():
                 value, rule = float(np.nanmean(others)), "mean of the other layers at the same frequencies"
+            elif self._unmeasured_mw is not None:
+                value, rule = self._unmeasured_mw, "no power was measured: the idle board's"
             else:
                 raise ProfileError(
                     f"{LAYERS.file_name}: {self._model} on {processor.letter}, freq_index={state.own}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -14,20 +14,23 @@ import numpy as np
 from piqi_planner.profile.assemble import assemble_model, group_phases
 from piqi_planner.profile.model import Floats, Hole, ModelProfile, ProfiledProcessor
 from piqi_planner.profile.published import IDLE_POWER_MW
-from piqi_planner.profile.tables import (
+from piqi_runtime.boards import Board
+from piqi_runtime.profile_tables import (
     DVFS_DELAY,
     LAYERS,
     TABLES,
     TRANSFER_FREQUENCY,
     TRANSFERS,
     ProfileError,
+    ProfileFacts,
     Row,
     Table,
     Value,
+    read_facts,
     read_table,
+    write_facts,
     write_table,
 )
-from piqi_runtime.boards import Board
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class Profile:
     rows: dict[str, list[Row]]
     processors: tuple[ProfiledProcessor, ...]
     idle_power_mw: float
+    facts: ProfileFacts = field(default_factory=ProfileFacts)
 
     def models(self) -> list[str]:
         """Names of the models, in the file's order."""
@@ -57,6 +61,7 @@ class Profile:
                 self.rows[TRANSFER_FREQUENCY.name],
                 self._delays,
                 self.idle_power_mw,
+                self.facts.npu_run_shrink.get(name),
             )
         return self._models[name]
 
@@ -66,11 +71,13 @@ class Profile:
         return tuple(hole for name in self.models() for hole in self.model(name).holes)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the four files as they were read; holes stay holes."""
+        """Writes the files as they were read; holes stay holes."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for table in TABLES:
             write_table(table, target / table.file_name, self.rows[table.name])
+        if self.facts != ProfileFacts():
+            write_facts(target, self.facts)
 
     @cached_property
     def _models(self) -> dict[str, ModelProfile]:
@@ -97,7 +104,7 @@ class Profile:
 
 
 def load_profile(folder: str | os.PathLike[str], board: Board | None = None) -> Profile:
-    """Reads and checks a profile's four files.
+    """Reads and checks a profile's files.
 
     `board` names processors, hosts and idle power; without it they are taken from the files: a processor with
     npu_* phases is an NPU, another with host frequencies a GPU, and their host the CPU with as many of them.
@@ -110,8 +117,9 @@ def load_profile(folder: str | os.PathLike[str], board: Board | None = None) -> 
     processors = tuple(_processors(path / LAYERS.file_name, layers, board))
     letters = "".join(processor.letter for processor in processors)
     rows = {table.name: read_table(table, path / table.file_name, letters) for table in _others()}
-    idle_power_mw = (board and board.idle_power_mw) or IDLE_POWER_MW
-    profile = Profile(path, {LAYERS.name: layers, **rows}, processors, idle_power_mw)
+    facts = read_facts(path)
+    idle_power_mw = facts.idle_power_mw or (board and board.idle_power_mw) or IDLE_POWER_MW
+    profile = Profile(path, {LAYERS.name: layers, **rows}, processors, idle_power_mw, facts)
     known = profile.models()
     for row in rows[TRANSFERS.name]:
         if row.values[0] not in known:

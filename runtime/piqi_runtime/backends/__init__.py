@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from importlib.metadata import entry_points
 
 import piqi_native
 from piqi_runtime.backends.rknnlite import RknnLite
@@ -14,7 +15,10 @@ from piqi_runtime.boards import Board
 __all__ = ["AnyBackend", "RknnLite", "available_backends"]
 
 #: In C++, or in Python.
-AnyBackend = piqi_native.VendorBackend | piqi_native.Backend
+AnyBackend = piqi_native.NativeBackend | piqi_native.Backend
+
+#: Entry points by a backend's name: functions of the board that give it, or None where it is not here.
+PLUG_INS = "piqi.backends"
 
 #: Backend -> what loads it, and the variable that names the library's file where it is not in its usual place.
 _LOADERS: dict[str, tuple[Callable[[str], piqi_native.VendorBackend], str, str]] = {
@@ -28,8 +32,8 @@ _logger = logging.getLogger(__name__)
 def available_backends(board: Board) -> dict[str, AnyBackend]:
     """Those of the board's backends whose library can be loaded here, by name.
 
-    Without the library itself, Rockchip's Python package `rknnlite` takes its place. A library that is there but
-    cannot be used is logged as a warning with the reason.
+    Without the library itself, Rockchip's Python package `rknnlite` takes its place, then a plug-in (`PLUG_INS`).
+    What is there but cannot be used is logged as a warning with the reason.
     """
     found: dict[str, AnyBackend] = {}
     for name in {processor.backend for processor in board.processors} & _LOADERS.keys():
@@ -42,4 +46,20 @@ def available_backends(board: Board) -> dict[str, AnyBackend]:
             _logger.log(logging.INFO if missing else logging.WARNING, "%s", error)
             if missing and importlib.util.find_spec("rknnlite"):
                 found[name] = RknnLite()
+    missing_names = {processor.backend for processor in board.processors} - found.keys() - {"xnnpack"}
+    return found | _plug_ins(board, missing_names) if missing_names else found
+
+
+def _plug_ins(board: Board, names: Set[str]) -> dict[str, AnyBackend]:
+    found: dict[str, AnyBackend] = {}
+    for entry in entry_points(group=PLUG_INS):
+        if entry.name not in names - found.keys():
+            continue
+        try:
+            backend = entry.load()(board)
+        except Exception as error:  # whatever others' code raises
+            _logger.warning("plug-in %s for backend %s: %s", entry.value, entry.name, error)
+            continue
+        if backend is not None:
+            found[entry.name] = backend
     return found

@@ -15,6 +15,7 @@ from piqi_runtime.bundle_files import existing
 from piqi_runtime.bundle_manifest import FileEntry, read_manifest
 from piqi_runtime.bundle_verify import refuse
 from piqi_runtime.report import format_table
+from piqi_runtime.table import ParetoTable
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,7 +55,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    bundle = load_bundle(arguments.folder, verify=False)
+    bundle = load_bundle(arguments.folder, verify=False, kits=True)
     if arguments.json:
         sys.stdout.write(bundle.manifest.to_json().decode())
     else:
@@ -85,11 +86,7 @@ def _named_board(folder: Path) -> Board | None:
 
 
 def _to_text(bundle: Bundle) -> str:
-    manifest, table = bundle.manifest, bundle.table
-    metric = table.accuracy_metric
-    points = table.points
-    accuracies = [point.accuracy for point in points]
-    powers = [point.power_mw for point in points]
+    manifest = bundle.manifest
     lines = [
         f"{manifest.model} for {manifest.board}, {manifest.layer_count} layers, by {manifest.created_by}"
         + (f", {manifest.created}" if manifest.created else ""),
@@ -97,8 +94,7 @@ def _to_text(bundle: Bundle) -> str:
         f"{manifest.input.fit}, {manifest.input.colour or 'no image'}",
         *(f"output   {o.name} {list(o.shape)}, {o.kind}" for o in manifest.outputs),
         f"labels   {len(bundle.labels) or 'none'}",
-        f"points   {len(points)}: {points[0].latency_ms:.4g} to {points[-1].latency_ms:.4g} ms, "
-        f"{min(powers):.4g} to {max(powers):.4g} mW, {metric.name} {min(accuracies):.4g} to {max(accuracies):.4g} %",
+        f"points   {'none: a kit for profiling' if manifest.kind == 'kit' else _points_to_text(bundle.table)}",
         f"files    {len(manifest.files)}, {_mebibytes(manifest.files.values())}",
     ]
     if manifest.partitions:
@@ -109,6 +105,15 @@ def _to_text(bundle: Bundle) -> str:
             rows.append((layers, str(size_bytes), ", ".join(entry.vendor) or "-", entry.file))
         lines += ["", f"partitions, {manifest.scheme}:", format_table(rows, left=(0, 2, 3))]
     return "\n".join(lines)
+
+
+def _points_to_text(table: ParetoTable) -> str:
+    points = table.points
+    powers, accuracies = [point.power_mw for point in points], [point.accuracy for point in points]
+    return (
+        f"{len(points)}: {points[0].latency_ms:.4g} to {points[-1].latency_ms:.4g} ms, {min(powers):.4g} to "
+        f"{max(powers):.4g} mW, {table.accuracy_metric.name} {min(accuracies):.4g} to {max(accuracies):.4g} %"
+    )
 
 
 def _mebibytes(entries: Iterable[FileEntry]) -> str:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import piqi_native
-from piqi_runtime.ctl import bundle, daemon, policy, watch
+from piqi_runtime.ctl import bundle, daemon, dvfs, measure, policy, profile, watch
 from piqi_runtime.errors import PiqiError
 
-COMMANDS = (daemon, watch, policy, bundle)
+COMMANDS = (daemon, watch, policy, bundle, dvfs, profile, measure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -130,6 +130,7 @@ class Runner:
         self.counters: Counter[str] = Counter()  # this thread's
         self.latency, self.waiting = Times(), Times()
         self._spent_us = UNKNOWN_US  # lately, for one request
+        self._running: deque[Request] = deque()  # the one that runs; who takes it out answers it
         self._thread = threading.Thread(target=self._run, name=f"run-{name}", daemon=True)
 
     def start(self) -> None:
@@ -150,6 +151,13 @@ class Runner:
             return False
         self._answer(self.serving, request)
         return True
+
+    def take_running(self) -> Request | None:
+        """The request that runs now, if any: it is then the caller's to answer. Any thread may."""
+        try:
+            return self._running.pop()
+        except IndexError:
+            return None
 
     def close(self) -> None:
         """Waits for the end of the thread after the queue was closed, and closes the host."""
@@ -177,6 +185,7 @@ class Runner:
 
     def _answer(self, serving: Serving, request: Request) -> None:
         begun_ns = perf_counter_ns()
+        self._running.append(request)
         try:
             reply = self._serve(serving, request)
         except ProtocolError as error:
@@ -194,7 +203,7 @@ class Runner:
         spent_us = (perf_counter_ns() - begun_ns) / 1e3
         # Up at once, down slowly: one long frame is a reason for caution.
         self._spent_us = max(spent_us, 0.9 * self._spent_us + 0.1 * spent_us)
-        if reply:
+        if self.take_running() is not None and reply:
             request.session.send(reply)
 
     def _serve(self, serving: Serving, request: Request) -> bytes:

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -24,6 +25,7 @@ from piqi_runtime.daemon.queue import FairQueue
 from piqi_runtime.daemon.runner import Runner, Serving
 from piqi_runtime.daemon.session import Allowance, Session, peer_pid
 from piqi_runtime.daemon.steering import Steering
+from piqi_runtime.errors import PiqiError
 from piqi_runtime.host.errors import HostFault
 from piqi_runtime.policy.config import Policy
 from piqi_runtime.policy.sensors import Sensors
@@ -32,12 +34,18 @@ from piqi_runtime.policy.situation import Situation
 _logger = logging.getLogger(__name__)
 
 _DRAIN_POLL_S = 0.005
+#: How long requests that were not read yet are refused at the end.
+_REFUSE_S = 0.05
 #: After a short request the next one may be about to come: waking a CPU that has gone to sleep takes tens of us.
 _AWAKE_S = 100e-6
 _ACCEPT_PAUSE_S = 0.1
 #: Connections a second, and at once, of all: who only connects must not keep the loop busy.
 _ACCEPTS = (500.0, 256.0)
 _REMEMBERED_PEERS = 256
+
+
+class ListenError(PiqiError):
+    """A path where no socket can be made. Names it."""
 
 
 class Server:
@@ -291,31 +299,55 @@ class Server:
         late = time.monotonic() >= self._drain_until_s
         if late:
             for runner in self.runners.values():
-                for session, request in runner.queue.take_all():
-                    session.send(protocol.error(request.id, "shutting_down", "the daemon is ending"))
+                running = runner.take_running()
+                waiting = [request for _, request in runner.queue.take_all()]
+                for request in ([running] if running else []) + waiting:
+                    request.session.send(protocol.error(request.id, "shutting_down", "the daemon is ending"))
         served = all(runner.queue.idle for runner in self.runners.values())
         if late or (served and all(session.drained for session in self.sessions.values())):
+            self._refuse_rest()
             self.loop.stop()
         else:
             self.loop.call_later(_DRAIN_POLL_S, self._drain)
 
+    def _refuse_rest(self) -> None:
+        # A connection that is closed with unread messages is reset, and replies that are under way with it.
+        until_s = time.monotonic() + _REFUSE_S
+        for session in list(self.sessions.values()):
+            session.resume()
+            while time.monotonic() < until_s and session.read():
+                pass
+
 
 def listen(path: str, mode: int = 0o660) -> socket.socket:
-    """A listening socket at `path`; one that a dead daemon left is replaced. Raises OSError."""
+    """A listening socket at `path`; one that a dead daemon left is replaced. Raises ListenError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        if os.path.exists(path):
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-            with probe:
-                probe.settimeout(1.0)
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)  # nobody listens any more
+        _make_room(path)
         listener.bind(path)
         os.chmod(path, mode)
         listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"socket: {path}: {error.strerror or error}") from error
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _make_room(path: str) -> None:
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise ListenError(f"socket: {path}: exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # nobody listens any more
+        else:
+            raise ListenError(f"socket: {path}: in use by a daemon that is running")

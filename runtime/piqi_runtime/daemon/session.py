@@ -170,31 +170,39 @@ class Session:
         """Whether all replies are with the kernel."""
         return not self._outbox
 
+    def resume(self) -> None:
+        """Reads again, whatever held it back."""
+        with self._lock:
+            self._throttled = False
+            self._full_queues.clear()
+            self._watch()
+
     def _on_ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
             self._flush()
         if events & select.EPOLLIN:
-            self._read()
+            self.read()
         elif events & (select.EPOLLHUP | select.EPOLLERR):
             self.close()
 
-    def _read(self) -> None:
-        if self._mask & select.EPOLLIN == 0:
-            return
+    def read(self) -> bool:
+        """Takes in one message, if there is one and nothing holds the client back. Main thread only."""
+        if self.closed or self._mask & select.EPOLLIN == 0:
+            return False
         try:
             size, ancillary, flags, _ = self._socket.recvmsg_into(
                 self._buffers, _TWO_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             self.close()
-            return
+            return False
         descriptors = _descriptors(ancillary) if ancillary else []
         if size == 0:
             _close_all(descriptors)
             self.close()
-            return
+            return False
         if flags & socket.MSG_CTRUNC:
             # None of them is wanted, and more than the buffer takes the kernel has closed already.
             _close_all(descriptors)
@@ -205,6 +213,7 @@ class Session:
             self._on_message(self, self._buffer[:size], descriptors)
         finally:
             _close_all(descriptors)
+        return True
 
     def _flush(self) -> None:
         with self._lock:

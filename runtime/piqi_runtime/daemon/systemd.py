@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from piqi_runtime.errors import PiqiError
@@ -32,7 +32,9 @@ MESSAGE_IDS = {
 _FIRST_FD = 3
 _SEND_TIMEOUT_S = 1.0
 _QUEUED_RECORDS = 1000
-_FLUSH_S = 1.0
+_FLUSH_S = 0.3
+_FIELDS = ("MODEL", "POINT", "CLIENT_PID", "LATENCY_US")
+_LEVELS = {"2": "CRITICAL", "3": "ERROR", "4": "WARNING", "6": "INFO", "7": "DEBUG"}
 
 
 class ActivationError(PiqiError):
@@ -176,30 +178,22 @@ def _priority(level: int) -> int:
     return next(priority for at_least, priority in ((50, 2), (40, 3), (30, 4), (20, 6), (-1, 7)) if level >= at_least)
 
 
-class _StderrHandler(logging.StreamHandler[Any]):
-    """Lines for people; `prefix_priority` writes what journald makes the priority from (sd-daemon(3))."""
+class _QueuedHandler(logging.Handler):
+    """Writes from a thread of its own: who reads may be stopped or have a full disk, and the daemon must not wait.
 
-    def __init__(self, prefix_priority: bool) -> None:
+    What is not written, because the queue is full or `_write` fails, is counted, and said when writing goes on.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._prefix_priority = prefix_priority
-
-    def format(self, record: logging.LogRecord) -> str:
-        start = f"<{_priority(record.levelno)}>" if self._prefix_priority else f"{record.levelname}: "
-        known = (f"{key}={value}" for key, value in getattr(record, "journal", {}).items() if key != "MESSAGE_ID")
-        lines = " ".join((super().format(record), *known)).split("\n")
-        return "\n".join(start + line for line in lines)
-
-
-class _JournalHandler(logging.Handler):
-    """Sends from a thread of its own: sd_journal_send(3) blocks while journald is stopped, and the daemon must not."""
-
-    def __init__(self, send: Callable[..., None]) -> None:
-        super().__init__()
-        self._send = send
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_QUEUED_RECORDS)
-        self._dropped = 0
+        self._lost = 0
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        """One entry: MESSAGE, PRIORITY and fields. Raises Exception."""
+        raise NotImplementedError
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -214,30 +208,69 @@ class _JournalHandler(logging.Handler):
             }
             self._queue.put_nowait(entry)
         except queue.Full:
-            self._dropped += 1
+            self._lost += 1
         except Exception:
             self.handleError(record)
 
     def close(self) -> None:
-        """Waits for what is queued, but not for a journald that does not read."""
+        """Waits for what is queued, but not for long."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
             self._thread.join(_FLUSH_S)
         super().close()
 
     def _run(self) -> None:
-        for entry in self._entries():
-            self._try_to_send(entry)
-
-    def _try_to_send(self, entry: dict[str, Any]) -> None:
-        try:
-            self._send(entry.pop("MESSAGE"), **entry)
-        except Exception as error:  # the thread goes on: what is logged next may be fine
-            sys.stderr.write(f"the journal refuses an entry: {error}\n")
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
         while (entry := self._queue.get()) is not None:
-            yield entry
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                yield {"MESSAGE": f"{dropped} entries lost: journald did not read", "PRIORITY": "4"}
+            lost = self._lost
+            try:
+                if lost:
+                    self._write({"MESSAGE": f"{lost} entries lost: nobody took them", "PRIORITY": "4"})
+                    self._lost -= lost
+                self._write(entry)
+            except Exception:  # the thread goes on: what is logged next may be written
+                self._lost += 1
+
+
+class _StderrHandler(_QueuedHandler):
+    """Lines for people; `prefix_priority` writes what journald makes the priority from (sd-daemon(3))."""
+
+    def __init__(self, prefix_priority: bool) -> None:
+        self._prefix_priority = prefix_priority
+        super().__init__()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        priority = entry["PRIORITY"]
+        start = f"<{priority}>" if self._prefix_priority else f"{_LEVELS[priority]}: "
+        known = (f"{key}={entry[key]}" for key in _FIELDS if key in entry)
+        lines = " ".join((entry["MESSAGE"], *known)).split("\n")
+        _write_stderr("".join(f"{start}{line}\n" for line in lines))
+
+
+class _JournalHandler(_QueuedHandler):
+    """Structured entries. `send`: systemd-python's; sd_journal_send(3) blocks while journald is stopped."""
+
+    def __init__(self, send: Callable[..., None]) -> None:
+        self._send = send
+        super().__init__()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        try:
+            self._send(entry["MESSAGE"], **{name: value for name, value in entry.items() if name != "MESSAGE"})
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                _write_stderr(f"the journal refuses an entry: {error}\n")
+            raise
+
+
+def _write_stderr(text: str) -> None:
+    """Past Python's buffer, which would keep what cannot be written and fail with it at the end. Raises OSError."""
+    if sys.stderr is None:
+        return
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):  # something else was put in its place
+        sys.stderr.write(text)
+        return
+    data = text.encode("utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]

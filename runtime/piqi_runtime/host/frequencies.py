@@ -10,7 +10,8 @@ from pathlib import Path
 
 import piqi_native
 from piqi_runtime.backends import AnyBackend
-from piqi_runtime.boards import Board, find_domain
+from piqi_runtime.boards import Board
+from piqi_runtime.dvfs import find_folders
 from piqi_runtime.engine import Engine
 from piqi_runtime.errors import PiqiError
 from piqi_runtime.host.restore import (
@@ -47,7 +48,7 @@ class Frequencies:
         self._held = ExitStack()
         native = board.to_native(root, {processor.backend for processor in board.processors})
         self._folders = {
-            processor.letter: [folder for domain in processor.domains if (folder := find_domain(root, domain))]
+            processor.letter: [folder.path for folder in find_folders(root, processor) if folder.path]
             for processor in board.processors
         }
         if self._own():

@@ -108,15 +108,29 @@ const Tensor& Context::output(size_t i) const {
   return model_->network.graph->tensor(model_->network.graph->outputs()[i]);
 }
 
-void Context::run() {
-  const auto begin = std::chrono::steady_clock::now();
+int Context::begin(pacer::Kind kind) const {
+  const Network& network = model_->network;
+  return pacer::present() && pacer::begin(kind, '\0', network.first_layer, network.last_layer) != 0
+             ? device_unavailable
+             : 0;
+}
+
+int Context::end() const {
+  return pacer::present() && pacer::end() != 0 ? device_unavailable : 0;
+}
+
+int Context::run() {
+  const auto began = std::chrono::steady_clock::now();
+  if (const int code = begin(pacer::Kind::Step)) return code;
   const std::vector<const void*> inputs(input_data_.begin(), input_data_.end());
   sequence_->bind(inputs.data(), output_data_.data());
   sequence_->run(0, sequence_->size(), nullptr);
-  std::this_thread::sleep_until(begin + std::chrono::microseconds(setting("run_us")));
+  if (const int code = end()) return code;
+  std::this_thread::sleep_until(began + std::chrono::microseconds(setting("run_us")));
   run_us =
-      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin).count();
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began).count();
   ++counters[Runs];
+  return 0;
 }
 
 int load(const void* data, uint32_t size, const std::vector<std::string>& targets, uint64_t& handle) {

@@ -3,7 +3,8 @@
 // piqi_emulator_configure("rknn_run=-3 rknn_init=hang run_us=500") says what calls do, from now on: give an
 // error code, or hang for as long as that is so. `run_us`: how long a run takes at least; `stride`: rows are
 // padded to a multiple; `old`: without the queries that are newer. At first it is what the variable
-// PIQI_RKNN_EMULATOR says.
+// PIQI_RKNN_EMULATOR says. Where the variable PIQI_PACER names a simulated board, that says how long calls
+// take.
 #pragma once
 
 #include <atomic>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "network_file.hpp"
+#include "pacer.hpp"
 #include "piqi/aligned_buffer.hpp"
 #include "piqi/kernel_cache.hpp"
 #include "piqi/operator_sequence.hpp"
@@ -22,7 +24,14 @@
 
 namespace emulator {
 
-enum Error { fail = -1, param_invalid = -5, model_invalid = -6, context_invalid = -7, target_unmatch = -13 };
+enum Error {
+  fail = -1,
+  device_unavailable = -3,
+  param_invalid = -5,
+  model_invalid = -6,
+  context_invalid = -7,
+  target_unmatch = -13
+};
 enum class Axes { Nchw, Nhwc };
 
 /// What the tests look at.
@@ -67,8 +76,11 @@ class Context {
   void use_input(size_t i, void* data) { input_data_[i] = data; }
   void use_output(size_t i, void* data) { output_data_[i] = data; }
 
-  void run();
+  int run();
   int64_t run_us = 0;
+  /// On a simulated board: tells it what begins (what ends, waits). An error code, or 0.
+  int begin(pacer::Kind kind) const;
+  int end() const;
 
  private:
   const std::shared_ptr<Model> model_;

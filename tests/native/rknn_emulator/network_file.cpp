@@ -134,6 +134,9 @@ Network read_network(const uint8_t* data, size_t size) {
       in >> network.target;
     } else if (what == "version") {
       network.version = static_cast<int>(number(in));
+    } else if (what == "layers") {
+      network.first_layer = static_cast<uint32_t>(number(in));
+      network.last_layer = static_cast<uint32_t>(number(in));
     } else if (what == "tensor") {
       read_tensor(in, *network.graph, data + constants, size - constants);
     } else if (what == "operator") {

@@ -14,6 +14,7 @@ struct Network {
   std::shared_ptr<piqi::Graph> graph;
   std::string target;
   int version = 0;
+  uint32_t first_layer = 0, last_layer = 0;  // of the whole network
   std::vector<std::string> inputs, outputs;  // the names that the library gives
 };
 

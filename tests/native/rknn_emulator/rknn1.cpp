@@ -90,6 +90,7 @@ PIQI_EXPORT int rknn_inputs_set(Handle handle, uint32_t count, Input* inputs) {
   if (const int code = fault("rknn_inputs_set")) return code;
   const auto context = find(handle);
   if (!context) return context_invalid;
+  if (const int code = context->begin(pacer::Kind::Bind)) return code;
   for (uint32_t i = 0; i < count; ++i) {
     const Input& input = inputs[i];
     if (input.index >= context->input_count()) return -8;
@@ -103,15 +104,14 @@ PIQI_EXPORT int rknn_inputs_set(Handle handle, uint32_t count, Input* inputs) {
     store(tensor, context->input_data(input.index), input.data, given,
           input.pass_through || input.order == order_nchw ? Axes::Nchw : Axes::Nhwc);
   }
-  return 0;
+  return context->end();
 }
 
 PIQI_EXPORT int rknn_run(Handle handle, RunExtension*) {
   const auto context = find(handle);
   if (!context) return context_invalid;
   if (const int code = fault("rknn_run")) return code;
-  context->run();
-  return 0;
+  return context->run();
 }
 
 PIQI_EXPORT int rknn_outputs_get(Handle handle, uint32_t count, Output* outputs, OutputExtension*) {
@@ -119,6 +119,7 @@ PIQI_EXPORT int rknn_outputs_get(Handle handle, uint32_t count, Output* outputs,
   const auto context = find(handle);
   if (!context) return context_invalid;
   if (count != context->output_count()) return -9;
+  if (const int code = context->begin(pacer::Kind::Finish)) return code;
   for (uint32_t i = 0; i < count; ++i) {
     const Output& output = outputs[i];
     const piqi::Tensor& tensor = context->output(output.index);
@@ -126,7 +127,7 @@ PIQI_EXPORT int rknn_outputs_get(Handle handle, uint32_t count, Output* outputs,
     if (!output.is_preallocated || !output.data || output.size < size) return -9;
     fetch(tensor, context->output_data(output.index), output.data, output.want_float, Axes::Nchw);
   }
-  return 0;
+  return context->end();
 }
 
 PIQI_EXPORT int rknn_outputs_release(Handle handle, uint32_t, Output*) {

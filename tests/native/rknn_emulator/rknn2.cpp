@@ -164,8 +164,7 @@ PIQI_EXPORT int rknn_run(Handle handle, RunExtension*) {
   const auto context = find(handle);
   if (!context) return context_invalid;
   if (const int code = fault("rknn_run")) return code;
-  context->run();
-  return 0;
+  return context->run();
 }
 
 PIQI_EXPORT int rknn_outputs_get(Handle handle, uint32_t count, Output* outputs, OutputExtension*) {

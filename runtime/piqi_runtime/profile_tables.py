@@ -1,12 +1,16 @@
-"""The four CSV files of a profile: reading, checking and writing their rows, without knowing what they mean."""
+"""The files of a profile: reading, checking and writing their rows, without knowing what they mean.
+
+Four CSV files, and beside them, optional, what is known of the board and the models as a whole: `profile.json`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +70,7 @@ TRANSFER_FREQUENCY = Table(
         "source_freq": "freq",
         "destination_freq": "freq",
         "time_ms": "amount",
-        "power_mw": "amount",
+        "power_mw": "amount?",
         "time_ratio": "amount",
     },
     4,
@@ -76,6 +80,7 @@ DVFS_DELAY = Table(
     {"processor": "letter", "from_freq_index": "index", "to_freq_index": "index", "delay_ms": "amount"},
     0,  # measured several times, the mean counts
 )
+FACTS = "profile.json"
 TABLES = (LAYERS, TRANSFERS, TRANSFER_FREQUENCY, DVFS_DELAY)
 
 
@@ -147,6 +152,45 @@ def write_table(table: Table, path: Path, rows: Iterable[Row]) -> None:
     writer.writerow(table.columns)
     writer.writerows(["" if value is None else value for value in row.values] for row in rows)
     write_atomically(path, [text.getvalue().encode()])
+
+
+@dataclass(frozen=True)
+class ProfileFacts:
+    """`idle_power_mw`: of the whole board when nothing runs; None: not measured.
+
+    `npu_run_shrink`: model -> s, when each layer of a run of k on the NPU takes 1 + s - s k of its time alone.
+    """
+
+    idle_power_mw: float | None = None
+    npu_run_shrink: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_facts(folder: Path) -> ProfileFacts:
+    """What profile.json says; without the file, nothing. Raises ProfileError."""
+    path = folder / FACTS
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return ProfileFacts()
+    except (OSError, ValueError) as cause:
+        raise ProfileError(f"{path}: {cause}") from cause
+    if not isinstance(values, dict) or not isinstance(shrinks := values.get("npu_run_shrink", {}), dict):
+        raise ProfileError(f"{path}: expected an object with npu_run_shrink, an object, got {str(values)[:80]}")
+    if unknown := values.keys() - {"idle_power_mw", "npu_run_shrink"}:
+        raise ProfileError(f"{path}: {min(unknown)}: is not a key")
+    idle = values.get("idle_power_mw")
+    return ProfileFacts(
+        None if idle is None else parse_amount(str(idle), f"{path}: idle_power_mw"),
+        {name: parse_amount(str(value), f"{path}: npu_run_shrink.{name}") for name, value in shrinks.items()},
+    )
+
+
+def write_facts(folder: Path, facts: ProfileFacts) -> None:
+    """Writes profile.json, as a whole or not at all."""
+    values: dict[str, object] = {"npu_run_shrink": dict(facts.npu_run_shrink)}
+    if facts.idle_power_mw is not None:
+        values["idle_power_mw"] = facts.idle_power_mw
+    write_atomically(folder / FACTS, [json.dumps(values, indent=1, sort_keys=True).encode(), b"\n"])
 
 
 def parse_amount(text: str, where: str) -> float:

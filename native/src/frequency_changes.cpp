@@ -1,0 +1,93 @@
+#include "frequency_changes.hpp"
+
+#include <utility>
+
+namespace piqi {
+namespace {
+
+// What changes are worth is not judged before; the first frame is slower than any other.
+constexpr uint64_t learning_frames = 4;
+
+void average(int64_t& average_ns, int64_t time_ns) {
+  average_ns = average_ns == 0 ? time_ns : average_ns + (time_ns - average_ns) / 4;
+}
+
+size_t step_count(const CutGraph& cut) {
+  size_t count = 0;
+  for (const SubGraph& sub_graph : cut.sub_graphs) count += sub_graph.steps.size();
+  return count;
+}
+
+}  // namespace
+
+FrequencyChanges::FrequencyChanges(const Board& board, const CutGraph& cut, const Plan& plan,
+                                   std::shared_ptr<Governor> governor, bool judge)
+    : governor_(std::move(governor)), judge_(judge), averages_ns_(step_count(cut)) {
+  size_t number = 0;
+  for (const SubGraph& sub_graph : cut.sub_graphs) {
+    sub_graphs_.push_back({number, {}});
+    for (const Step& step : sub_graph.steps) {
+      sub_graphs_.back().requests.emplace_back();
+      for (const Plan::FrequencyRequest& request : plan.requests(step.first_layer)) {
+        const size_t domain = board.domain_of(request.processor);
+        if (governor_ && domain != npos)
+          sub_graphs_.back().requests.back().push_back(
+              {domain, request.index, &board.processors()[request.processor], number, npos});
+      }
+      ++number;
+    }
+  }
+  find_stays();
+}
+
+void FrequencyChanges::find_stays() {
+  std::vector<std::vector<Request>*> steps;
+  for (SubGraphSteps& sub_graph : sub_graphs_)
+    for (std::vector<Request>& requests : sub_graph.requests) steps.push_back(&requests);
+  for (std::vector<Request>* requests : steps)
+    for (Request& request : *requests)
+      for (size_t i = 1; i < steps.size() && request.stay == npos; ++i)
+        for (const Request& other : *steps[(request.step + i) % steps.size()])
+          if (other.domain == request.domain && other.index != request.index) request.stay = i;
+}
+
+void FrequencyChanges::ask(size_t sub_graph, size_t step) {
+  SubGraphSteps& steps = sub_graphs_[sub_graph];
+  for (Request& request : steps.requests[step])
+    if (pays(request, steps.frames)) governor_->request(request.domain, request.index);
+}
+
+void FrequencyChanges::took(size_t sub_graph, size_t step, int64_t time_ns) {
+  SubGraphSteps& steps = sub_graphs_[sub_graph];
+  std::atomic<int64_t>& shared_ns = averages_ns_[steps.first + step];
+  int64_t average_ns = steps.frames < 2 ? 0 : shared_ns.load();
+  average(average_ns, time_ns);
+  shared_ns = average_ns;
+  if (step + 1 == steps.requests.size()) ++steps.frames;
+}
+
+// How long the stay would take without the change is known where the change was skipped. Where it was made,
+// its steps show it only as far as the delay is right: they take longer than the delay if, and only if, they
+// would at the frequency in force. So these count until the others are known; else a change whose delay is
+// shorter than measured would be made and skipped in turn.
+bool FrequencyChanges::pays(Request& request, uint64_t frames) {
+  const std::vector<uint64_t>& delays_us = request.processor->delays_us;
+  if (!judge_ || delays_us.empty() || request.stay == npos) return true;
+  const bool skipped = std::exchange(request.skipped, false);
+  const size_t found = governor_->in_force(request.domain);
+  if (frames < learning_frames || found == Governor::unknown || found == request.index) return true;
+  const uint64_t delay_us = delays_us[found * request.processor->freqs_khz.size() + request.index];
+  if (delay_us == 0) return true;
+  int64_t stay_ns = 0;
+  for (size_t i = 0; i < request.stay; ++i) {
+    const int64_t step_ns = averages_ns_[(request.step + i) % averages_ns_.size()];
+    if (step_ns == 0) return true;  // its sub-graph has not finished a frame yet
+    stay_ns += step_ns;
+  }
+  if (skipped) average(request.unchanged_ns, stay_ns);
+  request.skipped =
+      static_cast<int64_t>(delay_us) * 1000 >= (request.unchanged_ns == 0 ? stay_ns : request.unchanged_ns);
+  return !request.skipped;
+}
+
+}  // namespace piqi

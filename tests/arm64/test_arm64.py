@@ -1,0 +1,27 @@
+"""The Arm Compute Library's backends, cross-compiled and run under qemu: the tests in board_*.py."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = ("mmdebstrap", "qemu-aarch64-static", "aarch64-linux-gnu-g++", "cmake", "ninja")
+
+
+@pytest.mark.timeout(900)  # the first time it makes the root and builds everything
+def test_arm64(project_root: Path) -> None:
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{missing} not found: `make test` installs them")
+    if os.geteuid() != 0 and not (project_root / "build/arm64/.root").is_file():
+        pytest.skip("only root can make the arm64 root")
+    command = [project_root / "scripts/test_arm64", sys.executable, "-q"]
+    result = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed is not None and int(passed[1]) >= 60, result.stdout

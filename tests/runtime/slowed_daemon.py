@@ -1,0 +1,64 @@
+"""A daemon around a real host whose processors take as long as a file says.
+
+python slowed_daemon.py SOCKET BUNDLE DELAYS
+DELAYS: JSON, processor's kind ("gpu", "cpu") -> seconds a layer. The output is relu of the frame.
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import piqi_native
+import piqi_runtime.host.switcher
+from piqi_runtime.boards import load_board
+from piqi_runtime.bundle import load_bundle
+from piqi_runtime.daemon.config import DaemonConfig
+from piqi_runtime.daemon.runner import HostEvents, Serving
+from piqi_runtime.daemon.server import Server, listen
+from piqi_runtime.host import ModelHost
+from piqi_runtime.policy.config import Mode, Policy
+
+Arrays = dict[str, np.ndarray]
+
+
+class Slowed:
+    def __init__(self, delays: Path, kind: str) -> None:
+        self.delays, self.kind = delays, kind
+
+    def prepare(self, sub_graph: piqi_native.SubGraph, inputs: list[str], outputs: list[str]) -> "SlowedSubGraph":
+        return SlowedSubGraph(self, outputs)
+
+
+class SlowedSubGraph:
+    def __init__(self, backend: Slowed, outputs: list[str]) -> None:
+        self.backend, self.outputs = backend, outputs
+
+    def run(self, inputs: Arrays) -> Arrays:
+        time.sleep(json.loads(self.backend.delays.read_text())[self.backend.kind])
+        (x,) = inputs.values()
+        return dict.fromkeys(self.outputs, np.maximum(x, 0))
+
+    def close(self) -> None:
+        pass
+
+
+def main() -> None:
+    path, folder, delays = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    piqi_runtime.host.switcher.SLOW_PAUSE_S = 0.3  # a test does not wait half a minute
+    board, bundle = load_board("rk3399pro"), load_bundle(folder, verify=False)
+    events = HostEvents()
+    backends = {"armcl_cl": Slowed(delays, "gpu"), "armcl_neon": Slowed(delays, "cpu")}
+    host = ModelHost(bundle, board, backends=backends, on_switch=events.switched, on_fault=events.failed)
+    policy = Policy(name="fastest", default="fast", modes={"fast": Mode(objective="latency")})
+    config = DaemonConfig(root="", tick_s=0.05)
+    server = Server(config, board, policy, listen(path), {"net": Serving(bundle, host, events)})
+    server.loop.on_signal(signal.SIGTERM, server.stop)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The simulated board (tests/simulated_board): it is what its profile says."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+import piqi_native as pn  # noqa: E402
+from piqi_planner.profile import ModelProfile, load_profile  # noqa: E402
+from piqi_planner.quantise import QuantisedModel, calibrate, quantise  # noqa: E402
+from piqi_runtime.backends import available_backends  # noqa: E402
+from piqi_runtime.boards import Board, load_board  # noqa: E402
+from piqi_runtime.engine import Engine  # noqa: E402
+from piqi_runtime.marker import open_marker  # noqa: E402
+from piqi_runtime.meter import MeterError, layer_energies, open_meter  # noqa: E402
+from piqi_runtime.partition import Partition  # noqa: E402
+from simulated_board import kit, scenario  # noqa: E402
+from simulated_board.physics import Frequencies, Physics  # noqa: E402
+from simulated_board.process import RunningBoard  # noqa: E402
+
+FRAMES = 30
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    return load_board(scenario.BOARD)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, board: Board) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    scenario.driving_profile(scenario.network(), board).save(folder / "driving")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def driving(folder: Path, board: Board) -> ModelProfile:
+    return load_profile(folder / "driving", board).model(scenario.NAME)
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[RunningBoard]:
+    with RunningBoard(folder / "root", folder / "driving", scenario.NAME, scenario.BOARD) as running:
+        yield running
+
+
+@pytest.fixture
+def on_board(running: RunningBoard, monkeypatch: pytest.MonkeyPatch) -> RunningBoard:
+    """This process runs on the board."""
+    for name in ("PIQI_PACER", "PIQI_OBSERVER", "PIQI_RKNN1_LIBRARY"):
+        monkeypatch.setenv(name, running.environment[name])
+    return running
+
+
+@pytest.fixture(scope="module")
+def quantised() -> QuantisedModel:
+    model = scenario.network()
+    return quantise(model, calibrate(model, [random_frame(model)]), "per_tensor", equalise=False)
+
+
+def random_frame(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(0)
+    return {name: rng.uniform(-1, 1, model.tensors[name].shape).astype(np.float32) for name in model.inputs}
+
+
+@pytest.fixture
+def partitions(quantised: QuantisedModel, tmp_path: Path) -> Callable[[int, int], Partition]:
+    return lambda first, last: kit.prepared(quantised.partition(first, last), tmp_path)
+
+
+def values(profile: ModelProfile, array: np.ndarray, order: str, freqs: str) -> list[float]:
+    """An entry of `array` [S, L] for each layer of a configuration."""
+    states = {profile.state_text(state): index for index, state in enumerate(profile.states)}
+    pairs = zip(order, freqs.split(), strict=True)
+    return [float(array[states[pair], layer]) for layer, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("order", "freqs"), [("LLLLL", "0 0 0 0 0"), ("BBBBB", "1 1 1 1 1"), ("GGGGG", "1-1 1-1 1-1 1-1 1-1")]
+)
+def test_times_and_energies_are_the_profiles(
+    order: str, freqs: str, on_board: RunningBoard, driving: ModelProfile, board: Board, quantised: QuantisedModel
+) -> None:
+    model = quantised.float_model
+    frame = random_frame(model)
+    with Engine(model, board, root=on_board.root) as engine, open_meter(on_board.meter) as meter:
+        executor = engine.executor(order, freqs, marker=open_marker(on_board.marker))
+        executor.run(frame)
+        executor.run(frame)
+        executor.clear_report()
+        meter.clear()
+        for _ in range(FRAMES):
+            executor.run(frame)
+        report = executor.report()
+        began, ended = (np.stack([getattr(work, end) for work in report.works]) for end in ("began", "ended"))
+        recording = meter.recording(began.T.ravel())
+        executor.close()
+    layers = np.tile(np.arange(len(began)), began.shape[1])
+    energies = layer_energies(recording, layers, began.T.ravel(), ended.T.ravel())
+    assert recording.quality.marks_matched > 0.9 * recording.quality.marks
+    run_ms, run_mw = (values(driving, array, order, freqs) for array in (driving.run_ms, driving.run_mw))
+    measured_ms = [step.time_us.median / 1e3 for step in report.layers]
+    assert measured_ms == pytest.approx(run_ms, rel=0.02)
+    assert [energy.power_mw for energy in energies] == pytest.approx(run_mw, rel=0.03)
+    # What is late on this machine is late in the meter's eyes too.
+    mean_ms = (ended - began).mean(axis=1) / 1e6
+    assert [energy.energy_mj for energy in energies] == pytest.approx(list(mean_ms * run_mw / 1e3), rel=0.03)
+    (end,) = report.ends
+    state = [driving.state_text(s) for s in driving.states].index((order[0], freqs.split()[0]))
+    assert end.load_us.median / 1e3 == pytest.approx(driving.input_ms[state], rel=0.02)
+    assert end.unload_us.median / 1e3 == pytest.approx(driving.output_ms[state], rel=0.05, abs=0.05)
+
+
+def test_an_npu_between_cpus(
+    on_board: RunningBoard,
+    driving: ModelProfile,
+    board: Board,
+    quantised: QuantisedModel,
+    partitions: Callable[[int, int], Partition],
+) -> None:
+    order, freqs = "LNNBL", "0 1 1 1 0"
+    frame = random_frame(quantised.float_model)
+    with Engine(quantised.float_model, board, root=on_board.root) as engine:
+        executor = engine.executor(order, freqs, partitions, measure_kernels=True)
+        for _ in range(FRAMES):
+            executor.run(frame)
+        report = executor.report()
+        executor.close()
+    run_ms = values(driving, driving.run_ms, order, freqs)
+    load_ms, unload_ms = (values(driving, array, order, freqs) for array in (driving.load_ms, driving.unload_ms))
+    together_ms = (run_ms[1] + run_ms[2]) * (1 - scenario.NPU_RUN_SHRINK)
+    npu = report.layers[1]
+    assert (npu.layer, npu.last_layer) == (1, 2)
+    assert npu.kernel_us is not None
+    assert npu.kernel_us.median / 1e3 == pytest.approx(together_ms, rel=0.02)
+    assert npu.time_us.median / 1e3 == pytest.approx(together_ms + unload_ms[2], rel=0.02)
+    places = {p.letter: i for i, p in enumerate(driving.processors)}
+    loads = {end.processor: end.load_us.median / 1e3 for end in report.ends[1:3]}
+    ratio = driving.move_ratio["L", "B", "0", "1"]
+    moved_ms = driving.move_ms[0][places["L"], places["N"]] * ratio
+    assert loads["N"] == pytest.approx(moved_ms + load_ms[1], rel=0.05, abs=0.05)
+    moved_ms = driving.move_ms[2][places["N"], places["B"]] * driving.move_ratio["B", "L", "0", "1"]
+    assert loads["B"] == pytest.approx(moved_ms, rel=0.05, abs=0.05)
+
+
+def test_a_frequency_takes_effect_when_its_delay_is_over(
+    on_board: RunningBoard, driving: ModelProfile, board: Board, quantised: QuantisedModel
+) -> None:
+    frame = random_frame(quantised.float_model)
+    with Engine(quantised.float_model, board, root=on_board.root) as engine:
+        executor = engine.executor("LLLLL", "0 0 1 0 0")
+        for _ in range(FRAMES):
+            executor.run(frame)
+        report = executor.report()
+        executor.close()
+    (low, high), delay_ms = (values(driving, driving.run_ms, "LLLLL", f"{i} {i} {i} {i} {i}") for i in (0, 1)), 0.0
+    delay_ms = float(driving.delay_ms["L"][0, 1])
+    assert 0.3 < delay_ms < low[2]
+    expected = [delay_ms + (1 - delay_ms / low[2]) * high[2]]
+    delay_ms = float(driving.delay_ms["L"][1, 0])
+    expected += [delay_ms + (1 - delay_ms / high[3]) * low[3]]
+    assert [report.layers[i].time_us.median / 1e3 for i in (2, 3)] == pytest.approx(expected, rel=0.02)
+
+
+def test_changes_on_their_way_are_worked_through_exactly(driving: ModelProfile) -> None:
+    physics = Physics(driving)
+    frequencies = Frequencies(driving, {"L": 0, "B": 0, "G": 0})
+    frequencies.ask(0, {"L": 0, "B": 1, "G": 0})
+    delay_ns = int(1e6 * driving.delay_ms["B"][0, 1])
+    layers = [phase for layer in range(5) for phase in physics.step("B", layer, layer)]
+    pieces = frequencies.run(layers, 0)
+    assert [a.end_ns for a in pieces[:-1]] == [b.begin_ns for b in pieces[1:]]
+    (change,) = [i for i, piece in enumerate(pieces) if piece.end_ns == delay_ns]
+    slow, fast = (values(driving, driving.run_ms, "BBBBB", f"{i} {i} {i} {i} {i}") for i in (0, 1))
+    done = pieces[change].end_ns - pieces[change].begin_ns
+    left = 1 - done / 1e6 / slow[change]
+    rest_ms = [left * fast[change], *fast[change + 1 :]]
+    assert [(p.end_ns - p.begin_ns) / 1e6 for p in pieces[change + 1 :]] == pytest.approx(rest_ms, abs=1e-4)
+    # Once there, it stays.
+    frequencies.ask(delay_ns, {"L": 0, "B": 1, "G": 0})
+    assert len(frequencies.run(layers, delay_ns)) == 5
+
+
+def test_an_npu_that_hangs_and_comes_back(
+    on_board: RunningBoard, board: Board, quantised: QuantisedModel, partitions: Callable[[int, int], Partition]
+) -> None:
+    frame = random_frame(quantised.float_model)
+    with Engine(quantised.float_model, board, root=on_board.root) as engine:
+        executor = engine.executor("LLNLL", "1 1 1 1 1", partitions, timeout_s=0.5)
+        executor.run(frame)
+        on_board.control(npu_hangs=True)
+        try:
+            with pytest.raises(pn.TimeoutError, match="layers 2 to 2 on N did not finish"):
+                executor.run(frame)
+        finally:
+            on_board.control(npu_hangs=False)
+        executor.run(frame)
+        executor.close()
+
+
+def test_a_meter_that_is_unplugged_and_plugged_in_again(on_board: RunningBoard) -> None:
+    meter = open_meter(on_board.meter)
+    with meter:
+        on_board.control(meter=False)
+        try:
+            time.sleep(0.3)
+            with pytest.raises(MeterError, match="unplugged"):
+                meter.check()
+            with pytest.raises(MeterError, match="cannot be opened"):
+                open_meter(on_board.meter).start()
+        finally:
+            on_board.control(meter=True)
+    with open_meter(on_board.meter) as again:
+        again.clear()
+        time.sleep(0.1)
+        assert again.recording().mean_mw == pytest.approx(2750, abs=10)
+
+
+def test_frequencies_are_given_back(on_board: RunningBoard, board: Board, quantised: QuantisedModel) -> None:
+    governor = on_board.root / "sys/devices/system/cpu/cpufreq/policy4/scaling_governor"
+    with Engine(quantised.float_model, board, root=on_board.root) as engine:
+        engine.executor("BBBBB", "0 0 0 0 0").run(random_frame(quantised.float_model))
+        assert governor.read_text() == "userspace\n"
+    assert governor.read_text().split() == ["ondemand"]
+
+
+def test_plug_ins_serve_what_no_library_does(
+    on_board: RunningBoard, board: Board, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert available_backends(board).keys() == {"armcl_neon", "armcl_cl", "rknn1"}
+    monkeypatch.setenv("PIQI_OBSERVER", os.devnull)
+    with caplog.at_level(logging.WARNING):
+        assert available_backends(board).keys() == {"rknn1"}
+    assert "plug-in simulated_board.plugin:backend for backend armcl_" in caplog.text
+    monkeypatch.delenv("PIQI_PACER")
+    caplog.clear()
+    assert available_backends(board).keys() == {"rknn1"}
+    assert not caplog.text
