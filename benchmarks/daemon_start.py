@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,15 +103,15 @@ def main() -> None:
         installed = Installed(folder / "installed")
         write_null_bundle(folder / "null")
         make_bundle(mobilenet(options.model), folder / "mobilenet", load_board("host"))
-        cases = {
+        cases: dict[str, Callable[[], float]] = {
             "interpreter alone": lambda: installed.run_ms(""),
             "floor: import numpy, pydantic": lambda: installed.run_ms("import numpy, pydantic"),
             "piqid, no bundle": lambda: installed.ready_ms(),
             "piqid, a bundle of one operator": lambda: installed.ready_ms(folder / "null"),
             "piqid, MobileNet-0.75 with its partitions": lambda: installed.ready_ms(folder / "mobilenet"),
         }
-        for case in cases.values():
-            case()  # files are in the page cache
+        for measure in cases.values():
+            measure()  # files are in the page cache
         times: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(options.rounds):
             for case, measure in cases.items():

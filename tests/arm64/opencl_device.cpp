@@ -44,6 +44,20 @@ int clGetDeviceInfo(Handle device, unsigned what, size_t room, void* value, size
   return answer(extensions + " cl_arm_non_uniform_work_group_size", room, value, size);
 }
 
+// PoCL compiles what the library's files hold for devices with float16, and has macros for names like tanh.
+Handle clCreateProgramWithSource(Handle context, unsigned count, const char** texts, const size_t* lengths,
+                                 int* error) {
+  const auto next =
+      real<Handle (*)(Handle, unsigned, const char**, const size_t*, int*)>("clCreateProgramWithSource");
+  std::string source =
+      "#define half short\n#define half2 short2\n#define half4 short4\n#define half8 short8\n"
+      "#define half16 short16\n#define _cl_tanh_op tanh_op\n";
+  for (unsigned i = 0; i < count; ++i)
+    source += lengths && lengths[i] != 0 ? std::string(texts[i], lengths[i]) : std::string(texts[i]);
+  const char* text = source.c_str();
+  return next(context, 1, &text, nullptr, error);
+}
+
 int clBuildProgram(Handle program, unsigned count, const Handle* devices, const char* options,
                    void (*notify)(Handle, void*), void* data) {
   const auto next =

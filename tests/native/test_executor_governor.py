@@ -1,5 +1,9 @@
 """Frequencies are asked for just before each layer, in a tree of files that stands for /sys."""
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,3 +117,49 @@ def test_without_permission_it_runs_at_the_frequency_there_is(networks: SimpleNa
     executor = pn.GraphExecutor(manager, pn.Plan(board, 2, "LB", "0 2"), governor=governor, marker=pn.null_marker())
     result = executor.run({"x": np.ones(4, np.float32)})
     np.testing.assert_allclose(result["a1"], np.tanh(np.tanh(np.ones(4))), rtol=1e-5)
+
+
+@pytest.fixture
+def speed_that_goes() -> Iterator[Path]:
+    """A number in a file of the kernel's, which answers as sysfs does once its folder is gone: a cgroup's."""
+    for root in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+        folder = root / f"piqi-test-{os.getpid()}"
+        with suppress(OSError):
+            folder.mkdir()
+            if (folder / "cgroup.max.descendants").exists():
+                break
+            folder.rmdir()
+    else:
+        pytest.skip("no cgroup (version 2) can be made here")
+    yield folder / "cgroup.max.descendants"
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def test_a_run_goes_on_while_a_processor_is_gone(
+    networks: SimpleNamespace, tmp_path: Path, tree: dict[str, Path], speed_that_goes: Path
+) -> None:
+    tree["B"].unlink()
+    tree["B"].symlink_to(speed_that_goes)
+    board = make_board("xnnpack")
+    manager = pn.GraphManager(networks.chain("tanh", 4, 4).to_graph(), board)
+    governor = pn.sysfs_governor(board, str(tmp_path))
+    executor = pn.GraphExecutor(manager, pn.Plan(board, 4, "LBBL", "0 1 2 1"), governor=governor)
+    inputs = {"x": np.ones(4, np.float32)}
+    expected = executor.run(inputs)["a3"]
+    assert governor.warnings == [] and read(tree) == {"L": KHZ[1], "B": KHZ[2]}
+
+    speed_that_goes.parent.rmdir()
+    for _ in range(20):
+        np.testing.assert_array_equal(executor.run(inputs)["a3"], expected)
+    assert governor.controls(0) and not governor.controls(1)
+    (warning,) = governor.warnings
+    assert "policy4/scaling_setspeed: " in warning and warning.endswith("(lost 1 time)")
+    assert read({"L": tree["L"]}) == {"L": KHZ[1]}
+
+    speed_that_goes.parent.mkdir()
+    deadline = time.monotonic() + 10
+    while not governor.controls(1) and time.monotonic() < deadline:
+        np.testing.assert_array_equal(executor.run(inputs)["a3"], expected)
+    assert read(tree) == {"L": KHZ[1], "B": KHZ[2]}
+    assert governor.warnings[0].endswith("(lost 1 time, taken again)")

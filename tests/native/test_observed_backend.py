@@ -43,7 +43,7 @@ def library(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch)
 def manager(networks: SimpleNamespace, model: object, library: Path, letters: str = "Lb") -> pn.GraphManager:
     board = networks.board(letters, "watched")
     watched = pn.observed_backend(pn.xnnpack_backend(), str(library), letters.upper())
-    return pn.GraphManager(model.to_graph(), board, {"watched": watched})  # type: ignore[attr-defined]
+    return pn.GraphManager(model.to_graph(), board, {"watched": watched})
 
 
 def test_it_sees_what_runs_and_changes_nothing(networks: SimpleNamespace, library: Path, tmp_path: Path) -> None:

@@ -107,7 +107,10 @@ class VirtualExecutor:
         npus = "".join(p.letter for p in board.board.processors if p.kind == "npu")
         self._steps, self._rows, self._frames = steps_of(order, npus), [], []
         self._native = SimpleNamespace(
-            sub_graphs=[SimpleNamespace(steps=steps) for steps in self._sub_graphs()],
+            sub_graphs=[
+                SimpleNamespace(steps=steps, partition=order[steps[0][0]] in npus or None)
+                for steps in self._sub_graphs()
+            ],
             receivers=[[("x", 4)] for _ in self._sub_graphs()],
             times=self._times,
         )
@@ -142,10 +145,12 @@ class VirtualExecutor:
             for layer in range(first, end + 1):
                 factor = 1 + board.shrink - board.shrink * (end - first + 1) if npu else 1.0
                 board.work(letter, layer, "run", factor)
-            steps.append((began, board.now_ns))
-            if npu:
+            inside = board.now_ns - began if npu else 0
+            if npu:  # the library fetches the outputs before it returns
                 run_ms = board.phase(letter, end, "run")[0]
                 board.work(letter, end, "npu_run_and_get", 1 - run_ms / board.phase(letter, end, "npu_run_and_get")[0])
+            steps.append((began, board.now_ns, inside))
+            if npu:
                 board.work(letter, end, "npu_fill_tensor")
             if end == last:
                 board.work(letter, end, "output")
@@ -179,7 +184,17 @@ class VirtualExecutor:
             rows = []
             for frame in self._rows:
                 mine = frame[place : place + len(steps)]
-                rows.append([0, 0, 0, 0, 0, *(value for began, ended in mine for value in (began, began, ended, 0)), 0])
+                rows.append(
+                    [
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        *(value for began, ended, inside in mine for value in (began, began, ended, inside)),
+                        0,
+                    ]
+                )
             sub_graphs.append(np.array(rows, np.int64))
             place += len(steps)
         return {"sub_graphs": sub_graphs, "frames": np.array(self._frames, np.int64)}

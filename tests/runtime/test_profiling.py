@@ -21,6 +21,7 @@ from rknn_helpers import emulator, write_network
 from piqi_planner.commands.kit import kit_ranges
 from piqi_planner.cost import CostParameters, make_cost
 from piqi_planner.demo import MODEL
+from piqi_planner.estimate import read_measured_rows
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers, parse_layers
 from piqi_planner.profile import load_profile, parse_configurations
@@ -29,7 +30,8 @@ from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import BundleError, BundleInput, BundleOutput, add_files, load_bundle, write_bundle, write_kit
 from piqi_runtime.ctl.cli import main
 from piqi_runtime.measured_points import read_measured
-from piqi_runtime.profile_tables import TABLES, read_facts
+from piqi_runtime.profile_tables import LAYERS, PHASES, TABLES, TRANSFERS, ProfileError, read_facts, read_table
+from piqi_runtime.profiling import Conditions, profile_board
 from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, TableLayers
 
 LAYER_COUNT = 4
@@ -176,6 +178,23 @@ def test_a_profile_of_this_machine(bench: Bench, tmp_path: Path, capsys: pytest.
     assert blocks(out) == before
     assert bench.profile(out, "--repeats", 3) == 0  # a round more
     assert len(blocks(out)) == len(before) * 3 // 2
+
+
+def test_a_network_of_one_layer(bench: Bench, tmp_path: Path) -> None:
+    kit, board = load_bundle(bench.kit, kits=True), load_board(bench.board)
+    model = kit.model.with_layers([0] * len(kit.model.operators))
+    frame = np.zeros(kit.manifest.input.shape, np.float32)
+    partition = quantise(model, calibrate(model, [frame])).partition(0, 0)
+    ends = {"input": kit.manifest.input, "outputs": kit.manifest.outputs}
+    one = write_kit(tmp_path / "kit", name="one", board=board, model=model, partitions=[partition], **ends)
+    conditions = Conditions(seconds=0.02, repeats=1)
+    profiled = profile_board(one, board, tmp_path / "profile", conditions, "BN")
+    assert profiled.left_out == {} and profiled.npu_run_shrink is None
+    rows = read_table(LAYERS, tmp_path / "profile" / LAYERS.file_name)
+    assert {row.values[5] for row in rows} == set(PHASES)
+    assert read_measured_rows(tmp_path / "profile", board).rows[TRANSFERS.name] == []  # what the planner estimates
+    with pytest.raises(ProfileError, match=r"transfers.csv: No such file"):
+        load_profile(tmp_path / "profile", board)
 
 
 def test_killed_and_started_again_it_goes_on(bench: Bench, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class SimulatedBoard:
                 elif key.fileobj == self._marker:
                     self._read_marker()
                 else:
-                    self._receive(key.fileobj, key.data)  # type: ignore[arg-type]
+                    self._receive(key.fileobj, key.data)
             if time.monotonic() >= next_s:
                 next_s = time.monotonic() + TICK_S
                 now_ns = time.monotonic_ns()

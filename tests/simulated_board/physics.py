@@ -67,7 +67,7 @@ class Physics:
         own = host if processor.kind == "npu" else indices.get(letter, 0)
         return self._states[State(place, own, host if processor.kind == "gpu" else -1)]
 
-    def _phase(self, letter: str, times_ms, layer: int, factor: float = 1.0) -> Phase:  # type: ignore[no-untyped-def]
+    def _phase(self, letter: str, times_ms: np.ndarray, layer: int, factor: float = 1.0) -> Phase:
         def phase(indices: Indices) -> tuple[float, float]:
             state = self._state(letter, indices)
             return factor * float(times_ms[state, layer]), float(self.profile.run_mw[state, layer])

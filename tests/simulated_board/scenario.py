@@ -21,9 +21,10 @@ NAME = "digits"
 SPREAD = 0.25
 SLOWER = 2.0  # than the estimate, as of a larger network: what takes microseconds cannot be told from the waiting
 NPU_SLOWER = 8.0
-PHASES_SLOWER = {"output": 6.0, "npu_load": 4.0}
+PHASES_SLOWER = {"input": 2.0, "output": 10.0, "npu_load": 4.0}
 TRANSFER_CALL_MS = 1.5
 NPU_RUN_SHRINK = 0.05
+DELAYS = 0.4  # of changes of frequency: layers are as much shorter than a real network's
 
 
 def network() -> Model:
@@ -77,6 +78,8 @@ def driving_profile(model: Model, board: Board, seed: int = 0) -> Profile:
         time_ms = values[-1]
         if table == TRANSFERS.name:
             time_ms = SLOWER * time_ms + TRANSFER_CALL_MS
+        else:
+            time_ms *= DELAYS
         return replace(row, values=(*values[:-1], off(time_ms)))
 
     tables = (LAYERS, TRANSFERS, TRANSFER_FREQUENCY, DVFS_DELAY)

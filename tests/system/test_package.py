@@ -34,6 +34,9 @@ def test_layout(staged: Path) -> None:
         "lib/sysusers.d/piqi.conf",
         "lib/tmpfiles.d/piqi.conf",
         "lib/udev/rules.d/99-piqi.rules",
+        "include/piqi.h",
+        "share/piqi/client/piqi.c",
+        "share/piqi/client/examples/piqi_file.c",
     ):
         path = staged / "opt/piqi" / name
         assert path.is_file(), name

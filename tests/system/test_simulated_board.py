@@ -66,7 +66,7 @@ def quantised() -> QuantisedModel:
     return quantise(model, calibrate(model, [random_frame(model)]), "per_tensor", equalise=False)
 
 
-def random_frame(model) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
+def random_frame(model) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {name: rng.uniform(-1, 1, model.tensors[name].shape).astype(np.float32) for name in model.inputs}
 

@@ -29,8 +29,11 @@ from piqi_planner.front import operating_points, read_front, write_front
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers, describe_layers, parse_layers
 from piqi_planner.quantise import calibrate, save_calibration
+from piqi_planner.search.settle import settle
 from piqi_runtime.bundle import Bundle, BundleInput, BundleOutput, load_bundle, write_bundle
 from piqi_runtime.container import content_hash, save_model
+from piqi_runtime.dvfs_delays import BUNDLED
+from piqi_runtime.profile_tables import DVFS_DELAY
 from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, load_table, save_table
 
 if TYPE_CHECKING:
@@ -180,7 +183,7 @@ class Build(Project):
 
         def make(progress: Report) -> None:
             self._sampling.adopt(files.read_masks(self.path("samples.csv"), self.model.layer_count))
-            front = thin(self._sampling.front(progress), options.points)
+            front = thin(settle(self._sampling.front(progress), self.profile, self.cost), options.points)
             predicted = operating_points(self.profile, front, "piqi", options.seed)
             masks = self.profile.is_npu[front.configs]
             points = [self._measured(point, mask) for point, mask in zip(predicted, masks, strict=True)]
@@ -237,6 +240,7 @@ class Build(Project):
                 extra_files={
                     "report/report.html": self.path("report.html"),
                     "calibration/frames.npz": self.path("frames.npz"),
+                    BUNDLED: self.path("profile") / DVFS_DELAY.file_name,
                 },
                 board=self.board,
             )

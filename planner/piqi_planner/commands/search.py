@@ -14,6 +14,7 @@ from piqi_planner.plots_front import draw_front
 from piqi_planner.profile import load_profile
 from piqi_planner.progress import share_bar
 from piqi_planner.search import SEARCHES, Front, SearchError, hypervolume, search
+from piqi_planner.search.settle import settle
 from piqi_runtime.report import format_table
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
             jobs=arguments.jobs,
             progress=progress,
         )
+    fronts = {floor: settle(front, profile, cost, not floors) for floor, front in fronts.items()}
     singles = single_processor_fronts(profile, cost)
     results = []
     for floor, front in fronts.items():

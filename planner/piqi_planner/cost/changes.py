@@ -18,7 +18,7 @@ def really_run(profile: ModelProfile, configs: Indices) -> Indices:
 
     A change of a processor's frequency is skipped if its measured delay is not shorter than the layers (an NPU's with
     load and unload) until that processor is next asked for another one, at the frequency in force. Frames follow one
-    another, so that stay goes on over the frame's end. A run on an NPU asks once, before its first layer; what its other
+    another, so that stay goes on over the end. A run on an NPU asks once, before its first layer; what its other
     layers name is left as it is.
     """
     configs = np.asarray(configs)

@@ -21,6 +21,7 @@ import piqi_native
 from piqi_runtime.backends import AnyBackend
 from piqi_runtime.boards import Board
 from piqi_runtime.bundle import Bundle
+from piqi_runtime.dvfs_delays import BUNDLED, with_delays
 from piqi_runtime.host.corrections import Corrections
 from piqi_runtime.host.errors import HostError, HostFault
 from piqi_runtime.host.frequencies import Frequencies, HostEngine
@@ -102,7 +103,8 @@ class ModelHost:
         self.frequencies = frequencies or self._own_frequencies
         options = Options(max_resident, max_bytes, timeout_s, probe_s, on_switch, on_fault)
         try:
-            self.engine = HostEngine(bundle.model, board, self.frequencies, backends)
+            measured = with_delays(board, bundle.root / BUNDLED)
+            self.engine = HostEngine(bundle.model, measured, self.frequencies, backends)
             self._switcher = Switcher(self.engine, bundle, board, self._latency, options)
         except BaseException:
             if self._own_frequencies:

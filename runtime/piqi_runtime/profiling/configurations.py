@@ -153,14 +153,14 @@ def frequency_rows(space: Space) -> Iterator[tuple[tuple[str, str, str, str], Co
     """The keys of transfer_frequency.csv, each with what measures it, the lowest frequencies of a pair first.
 
     A GPU's data is copied by its host; otherwise the destination copies. What a GPU has made goes to its host,
-    wherever it goes from there.
+    wherever it goes from there. All frequencies of who copies: what is between an NPU and its host follows others'.
     """
     for source, destination in pairs(space):
         if space.kind(source) == "gpu" and space.host(source) != destination:
             continue
         gpus = [letter for letter in (source, destination) if space.kind(letter) == "gpu"]
         copier = space.host(gpus[0]) if gpus else destination
-        for index in dict.fromkeys([0, *space.indices(copier)]):
+        for index in range(space.board.processor(copier).opp_count):
             tokens = [
                 f"0-{index}" if space.kind(end) == "gpu" else str(index if end == copier else 0)
                 for end in (source, destination)

@@ -86,7 +86,10 @@ def profile_board(
         idle_mw = float(results[IDLE].power_mw[0])
         idle_power_mw = None if math.isnan(idle_mw) else idle_mw
         for table in TABLES:
-            write_table(table, out / table.file_name, rows[table.name])
+            if rows[table.name]:
+                write_table(table, out / table.file_name, rows[table.name])
+            else:  # one processor, or one layer: there are no transfers
+                (out / table.file_name).unlink(missing_ok=True)
         shrinks = {} if shrink is None else {kit.manifest.model: shrink}
         write_facts(out, ProfileFacts(idle_power_mw=idle_power_mw, npu_run_shrink=shrinks))
         return Profiled(

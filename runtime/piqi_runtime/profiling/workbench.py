@@ -62,9 +62,8 @@ class Conditions:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ProfilingError(
-                    f"--{name.removesuffix('_c').removesuffix('_s')}: expected {low:g} to {high:g}, got {value:g}"
-                )
+                option = name.removesuffix("_c").removesuffix("_s").replace("_", "-")
+                raise ProfilingError(f"--{option}: expected {low:g} to {high:g}, got {value:g}")
 
     def facts(self) -> dict[str, Any]:
         """What blocks must have in common to be put together."""
