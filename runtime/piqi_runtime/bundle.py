@@ -37,6 +37,7 @@ from piqi_runtime.bundle_manifest import (
     read_manifest,
 )
 from piqi_runtime.bundle_verify import (
+    Parts,
     Range,
     board_problems,
     load_partition,
@@ -73,13 +74,21 @@ Partitions = Callable[[int, int], Partition] | Iterable[Partition]
 class Bundle:
     """A loaded bundle. Model and partitions are mapped when they are asked for, and then kept."""
 
-    def __init__(self, root: Path, manifest: Manifest, table: ParetoTable | None, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        manifest: Manifest,
+        table: ParetoTable | None,
+        labels: tuple[str, ...],
+        parts: Parts | None = None,
+    ) -> None:
         self.root = root
         self.manifest = manifest
         self._table = table
         self.labels = labels
         self._entries = {entry.range: entry for entry in manifest.partitions}
         self._partitions: dict[Range, Partition] = {}
+        self._verified = parts or Parts()
 
     @property
     def table(self) -> ParetoTable:
@@ -91,6 +100,8 @@ class Bundle:
     @cached_property
     def model(self) -> Model:
         """The float model; constants stay in the mapped file. Raises PiqiError if it is not the manifest's."""
+        if self._verified.model is not None:
+            return self._verified.model
         model = load_model(self.root / MODEL)
         refuse(self.root, model_problems(self.manifest, model))
         return model
@@ -110,8 +121,9 @@ class Bundle:
                     f"{self.root}: expected a partition of layers {known}, got {first_layer}-{last_layer}"
                 )
             entry = self._entries[wanted]
+            verified = self._verified.partitions.pop(wanted, None)
             self._partitions[wanted] = replace(
-                load_partition(self.root, self.manifest, entry),
+                verified or load_partition(self.root, self.manifest, entry),
                 vendor_files={target: self.root / file for target, file in entry.vendor.items()},
             )
         return self._partitions[wanted]
@@ -131,17 +143,18 @@ def load_bundle(
     partitions are then checked when they are used. `kits`: a kit for profiling will do, which has no table.
     """
     with held(folder) as root:
+        parts = Parts()
         if verify:
-            refuse(root, verify_bundle(root, board))
+            refuse(root, verify_bundle(root, board, parts))
         manifest = read_manifest(root)
         if manifest.kind == "kit":
             if not kits:
                 raise _is_a_kit(root)
             refuse(root, board_problems(manifest, board))
-            return Bundle(root, manifest, None, read_labels(root, manifest))
+            return Bundle(root, manifest, None, read_labels(root, manifest), parts)
         table = load_table(root / TABLE)
         refuse(root, table_problems(manifest, table, board))
-        return Bundle(root, manifest, table, read_labels(root, manifest))
+        return Bundle(root, manifest, table, read_labels(root, manifest), parts)
 
 
 def write_bundle(

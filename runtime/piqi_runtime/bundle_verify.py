@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -27,17 +28,25 @@ from piqi_runtime.table import ParetoTable, TableError, load_table
 Range = tuple[int, int]
 
 
-def verify_bundle(folder: str | os.PathLike[str], board: Board | None = None) -> list[str]:
+@dataclasses.dataclass
+class Parts:
+    """What was loaded to be verified."""
+
+    model: Model | None = None
+    partitions: dict[Range, Partition] = dataclasses.field(default_factory=dict)
+
+
+def verify_bundle(folder: str | os.PathLike[str], board: Board | None = None, parts: Parts | None = None) -> list[str]:
     """All that is wrong with a bundle, a line each, paths relative to it; none for a good one.
 
     Every file is there, nothing else is, sizes and SHA-256 are right, nothing is a link; table, model, partitions,
     labels and manifest agree; every range of NPU layers in the table has its partition. With `board`: the bundle is
-    of this board, which can set every point.
+    of this board, which can set every point. `parts` is filled with what was loaded for it.
     """
     with held(folder) as root:
         if not root.is_dir():
             return [f"{root}: is not a folder"]
-        return [line.removeprefix(f"{root}/") for line in _problems(root, board)]
+        return [line.removeprefix(f"{root}/") for line in _problems(root, board, parts or Parts())]
 
 
 def refuse(folder: Path, problems: Iterable[str]) -> None:
@@ -48,7 +57,7 @@ def refuse(folder: Path, problems: Iterable[str]) -> None:
         raise BundleError("\n".join(lines))
 
 
-def _problems(root: Path, board: Board | None) -> Iterator[str]:
+def _problems(root: Path, board: Board | None, parts: Parts) -> Iterator[str]:
     try:
         manifest = read_manifest(root)
     except BundleError as error:
@@ -74,13 +83,14 @@ def _problems(root: Path, board: Board | None) -> Iterator[str]:
             yield str(error)
     if MODEL not in bad:
         try:
-            yield from model_problems(manifest, load_model(root / MODEL))
+            parts.model = load_model(root / MODEL)
+            yield from model_problems(manifest, parts.model)
         except PiqiError as error:
             yield str(error)
     for entry in manifest.partitions:
         if entry.file not in bad:
             try:
-                load_partition(root, manifest, entry)
+                parts.partitions[entry.range] = load_partition(root, manifest, entry)
             except PiqiError as error:
                 yield str(error)
     if manifest.labels and manifest.labels not in bad:

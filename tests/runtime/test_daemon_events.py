@@ -218,7 +218,6 @@ def test_a_throttled_processor_is_left_and_found_again(slowed: tuple[Process, Pa
     assert camera.lost == []
 
 
-@pytest.mark.xfail(reason="a probe that finds a processor slow forgets the point's own part of the correction")
 def test_a_processor_that_a_probe_finds_slow_is_left_alone(slowed: tuple[Process, Path]) -> None:
     daemon, delays = slowed
     with Listener(daemon.path) as listener, Connection(daemon.path) as client, Camera(daemon.path) as camera:

@@ -83,10 +83,14 @@ class Corrections:
         pairs = zip(self.letters, self._processors, strict=True)
         return {letter: self.measured_s.get(letter, 0.0) for letter, value in pairs if value > limit}
 
-    def recovered(self, point: int, measured: float, now_s: float) -> None:
+    def probed(self, point: int, measured: float, now_s: float) -> None:
         """A probe's measurement: the processors of `point` are at most as slow as it says."""
         ratio = math.log(measured) - self._log_predicted[point]
-        for k, _ in self._steps[self._orders[point]][0]:
+        steps, _ = self._steps[self._orders[point]]
+        if ratio >= float(self._own[point]) + sum(self._processors[k] * share for k, share in steps):
+            self.observe(point, measured, now_s)
+            return
+        for k, _ in steps:
             self._processors[k] = min(self._processors[k], max(ratio, 0.0))
             self.measured_s[self.letters[k]] = now_s
         self._own[point] = 0

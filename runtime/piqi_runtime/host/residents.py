@@ -81,10 +81,10 @@ def blame(error: Exception, order: str, board: Board) -> str:
 
 
 class Residents:
-    """Executors that are kept, the last used last: at most `most`, and `most_bytes` of weights, activations and channels.
+    """Executors that are kept, the last used last: at most `most`, and `most_bytes` of memory.
 
-    The fallback and the slot in use are never given up. `lock` is the host's: methods take it, but for those that say
-    that it is held.
+    Memory is weights, activations and channels. The fallback and the slot in use are never given up. `lock` is the
+    host's: methods take it, but for those that say that it is held.
     """
 
     def __init__(self, engine: Engine, first: Slot, most: int, most_bytes: int, lock: threading.Lock) -> None:

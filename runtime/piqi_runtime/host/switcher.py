@@ -264,7 +264,7 @@ class Switcher:
                 passed = len(times_ms) == SLOW_FRAMES
                 if passed:
                     self.quarantine.passed(probe)
-                    self._latency.recovered(probe.point, min(times_ms), now_s)
+                    self._latency.probed(probe.point, min(times_ms), now_s)
                 else:
                     self.quarantine.failed(probe, now_s)
                     self._renews = True
