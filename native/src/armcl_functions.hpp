@@ -74,10 +74,11 @@ class Functions {
 
   /// Gives the constants their values and packs weights: after every tensor has its memory.
   void prepare() {
-    for (const auto& [tensor, source] : constants_) Library::fill(*tensor, source->data.get());
+    for (const auto& tensor : temporaries_) tensor->allocator()->allocate();
+    for (const auto& [tensor, values] : constants_) Library::fill(*tensor, values);
     for (const auto& function : functions_) function->prepare();
     Library::finish();
-    for (const auto& [tensor, source] : constants_)
+    for (const auto& [tensor, values] : constants_)
       if (!tensor->is_used()) tensor->allocator()->free();
   }
 
@@ -123,10 +124,16 @@ class Functions {
     return argument;
   }
 
-  Tensor* constant(size_t i, const Shape& shape) {
+  /// A part of input i, as large as `shape`, from its beginning or `parts` times as far behind.
+  Tensor* constant(size_t i, const Shape& shape, size_t parts = 0) {
+    const auto* const values = static_cast<const float*>(view_.input(i).data.get());
     const auto tensor = Library::make_tensor(info_of(shape, type_));
-    constants_.emplace_back(tensor, &view_.input(i));
+    constants_.emplace_back(tensor, values + parts * element_count(shape));
     return tensor.get();
+  }
+  Tensor* temporary(const Shape& shape) {
+    temporaries_.push_back(Library::make_tensor(info_of(shape, type_)));
+    return temporaries_.back().get();
   }
   Tensor* operand(size_t i) { return operands_[i] ? operands_[i] : constant(i, view_.input(i).shape); }
   Tensor* bias() { return view_.has_input(2) ? constant(2, {element_count(view_.input(2).shape)}) : nullptr; }
@@ -179,7 +186,7 @@ class Functions {
       case OperatorKind::Concat:
         return concatenate();
       case OperatorKind::Split:
-        return split();
+        return split(in, outputs_, dimension(p_.axis, view_.input(0).shape.size()));
       case OperatorKind::MaxPool2d:
       case OperatorKind::AveragePool2d:
         return pool();
@@ -218,10 +225,31 @@ class Functions {
   }
 
   void convolution() {
-    if (p_.groups != 1) missing("groups");
+    const Shape& w = view_.input(1).shape;
+    if (p_.groups == 1) return convolution(operands_[0], constant(1, w), bias(), outputs_[0]);
+    // The library has no groups: each is a convolution of a part of the channels.
+    const size_t filters = w[0] / p_.groups;
+    std::vector<Tensor*> inputs, outputs;
+    for (size_t group = 0; group < p_.groups; ++group) {
+      inputs.push_back(temporary(with_channels(view_.input(0).shape, w[3])));
+      outputs.push_back(temporary(with_channels(view_.output().shape, filters)));
+    }
+    split(operands_[0], inputs, 0);
+    for (size_t group = 0; group < p_.groups; ++group) {
+      Tensor* const weights = constant(1, {filters, w[1], w[2], w[3]}, group);
+      Tensor* const bias = view_.has_input(2) ? constant(2, {filters}, group) : nullptr;
+      convolution(inputs[group], weights, bias, outputs[group]);
+    }
+    concatenate(outputs, outputs_[0], 0);
+  }
+  void convolution(Tensor* in, Tensor* weights, Tensor* bias, Tensor* out) {
     const acl::Size2D dilation(p_.dilation_width, p_.dilation_height);
-    add<typename Library::Convolution>(operands_[0], constant(1, view_.input(1).shape), bias(), outputs_[0],
-                                       pad_and_stride(), acl::WeightsInfo(), dilation, clamp_of(p_));
+    add<typename Library::Convolution>(in, weights, bias, out, pad_and_stride(), acl::WeightsInfo(), dilation,
+                                       clamp_of(p_));
+  }
+  static Shape with_channels(Shape shape, size_t channels) {
+    shape.back() = channels;
+    return shape;
   }
 
   void depthwise() {
@@ -252,31 +280,30 @@ class Functions {
     clamp_in_place();
   }
 
-  void concatenate() {
-    if (operands_.size() == 1) return add<typename Library::Reshape>(operand(0), outputs_[0]);
-    std::vector<const ITensor*> inputs;
+  void concatenate(const std::vector<Tensor*>& inputs, Tensor* out, size_t axis) {
+    if (inputs.size() == 1) return add<typename Library::Reshape>(inputs[0], out);
+    std::vector<const ITensor*> tensors(inputs.begin(), inputs.end());
     std::vector<const acl::ITensorInfo*> infos;
-    for (size_t i = 0; i < operands_.size(); ++i) {
-      Tensor* const tensor = operand(i);
-      inputs.push_back(tensor);
-      infos.push_back(tensor->info());
-    }
-    const size_t axis = dimension(p_.axis, view_.output().shape.size());
+    for (Tensor* tensor : inputs) infos.push_back(tensor->info());
     auto function = std::make_unique<typename Library::Concatenate>();
-    require(Library::Concatenate::validate(infos, outputs_[0]->info(), axis));
-    function->configure(inputs, outputs_[0], axis);
+    require(Library::Concatenate::validate(infos, out->info(), axis));
+    function->configure(tensors, out, axis);
     functions_.push_back(std::move(function));
   }
+  void concatenate() {
+    std::vector<Tensor*> inputs;
+    for (size_t i = 0; i < operands_.size(); ++i) inputs.push_back(operand(i));
+    concatenate(inputs, outputs_[0], dimension(p_.axis, view_.output().shape.size()));
+  }
 
-  void split() {
-    if (outputs_.size() == 1) return add<typename Library::Reshape>(operands_[0], outputs_[0]);
-    std::vector<ITensor*> outputs(outputs_.begin(), outputs_.end());
+  void split(Tensor* in, const std::vector<Tensor*>& outputs, size_t axis) {
+    if (outputs.size() == 1) return add<typename Library::Reshape>(in, outputs[0]);
+    std::vector<ITensor*> tensors(outputs.begin(), outputs.end());
     std::vector<acl::ITensorInfo*> infos;
-    for (Tensor* tensor : outputs_) infos.push_back(tensor->info());
-    const auto axis = static_cast<unsigned>(dimension(p_.axis, view_.input(0).shape.size()));
+    for (Tensor* tensor : outputs) infos.push_back(tensor->info());
     auto function = std::make_unique<typename Library::Split>();
-    require(Library::Split::validate(operands_[0]->info(), infos, axis));
-    function->configure(operands_[0], outputs, axis);
+    require(Library::Split::validate(in->info(), infos, static_cast<unsigned>(axis)));
+    function->configure(in, tensors, static_cast<unsigned>(axis));
     functions_.push_back(std::move(function));
   }
 
@@ -338,7 +365,8 @@ class Functions {
   const acl::DataType type_;
   const std::shared_ptr<acl::IMemoryManager> memory_;
   std::vector<Tensor*> operands_, outputs_;
-  std::vector<std::pair<std::shared_ptr<Tensor>, const piqi::Tensor*>> constants_;
+  std::vector<std::pair<std::shared_ptr<Tensor>, const float*>> constants_;
+  std::vector<std::shared_ptr<Tensor>> temporaries_;
   std::vector<std::unique_ptr<acl::IFunction>> functions_;
 };
 

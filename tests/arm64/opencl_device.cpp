@@ -50,8 +50,8 @@ Handle clCreateProgramWithSource(Handle context, unsigned count, const char** te
   const auto next =
       real<Handle (*)(Handle, unsigned, const char**, const size_t*, int*)>("clCreateProgramWithSource");
   std::string source =
-      "#define half short\n#define half2 short2\n#define half4 short4\n#define half8 short8\n"
-      "#define half16 short16\n#define _cl_tanh_op tanh_op\n";
+      "#define half float\n#define half2 float2\n#define half4 float4\n#define half8 float8\n"
+      "#define half16 float16\n#define _cl_tanh_op tanh_op\n";
   for (unsigned i = 0; i < count; ++i)
     source += lengths && lengths[i] != 0 ? std::string(texts[i], lengths[i]) : std::string(texts[i]);
   const char* text = source.c_str();

@@ -265,6 +265,7 @@ def test_a_settled_front_holds_what_is_really_run(data_dir: Path) -> None:
     cost = make_cost("calibrated", profile)
     front = search("piqi", cost, Flat(profile.layer_count), [60.0], states=profile.states_for("published"))[60.0]
     settled = settle(front, profile, cost, by_accuracy=False)
+    assert (really_run(profile, front.configs) != front.configs).any()
     assert 0 < len(settled) <= len(front)
     assert np.array_equal(really_run(profile, settled.configs), settled.configs)
     assert np.array_equal(settled.latency_ms, cost.evaluate(settled.configs).latency_ms)
