@@ -227,9 +227,9 @@ def test_the_time_is_that_at_the_frequency_in_force() -> None:
 
 def test_runs_on_the_npu_ask_once_and_count_load_and_unload() -> None:
     profile = make_profile([100.0, 1.0, 1.0, 1.0])
-    assert rewritten(profile, "BNNN", "0 2 1 0") == "0 0 1 0"
+    assert rewritten(profile, "BNNN", "0 2 1 0") == "0 0 0 0"
     loads = dataclasses.replace(profile, load_ms=profile.load_ms + 3.0, unload_ms=profile.unload_ms + 2.5)
-    assert rewritten(loads, "BNNN", "0 2 1 0") == "0 2 1 0"
+    assert rewritten(loads, "BNNN", "0 2 1 0") == "0 2 2 2"
 
 
 def test_what_is_really_run_stays_and_each_change_left_pays() -> None:

@@ -1,6 +1,6 @@
 """Searches: each against brute force where that is possible, and all against what every search must hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -176,6 +176,35 @@ def test_the_least_power_is_found(profile, cost, accuracy) -> None:
         changed = np.repeat(best[np.newaxis], len(exact), axis=0)
         changed[:, layer] = exact
         assert cost.evaluate(changed).power_mw.min() >= least * (1 - 1e-4)
+
+
+def test_whole_runs_are_in_one_state_and_the_best_such(profile) -> None:
+    """Against every state of the NPU's run, and of the layers before it, for one mask."""
+    # The input phase is left out of the relaxation.
+    profile = replace(profile, input_ms=0 * profile.input_ms, output_ms=0 * profile.output_ms)
+    free, ours = make_cost("published", profile), make_cost("calibrated", profile)
+    assert not free.whole_runs and ours.whole_runs
+    states = profile.states_for("published")
+    relaxation = Relaxation(ours.tables, states, whole_runs=True)
+    layers = profile.layer_count
+    mask = np.zeros(layers, bool)
+    mask[3:] = True
+    watts = np.array([-4.0, 0.0, 3.0, 50.0])
+    found = relaxation.solve(Weights(watts, np.tile(np.where(mask, -np.inf, np.inf), (len(watts), 1))))
+    npu, exact = states[profile.is_npu[states]], states[~profile.is_npu[states]]
+    every = np.array([(*head, *[tail] * (layers - 3)) for *head, tail in product(exact, exact, exact, npu)])
+    costs, best = ours.evaluate(every), ours.evaluate(found)
+    for place, watt in enumerate(watts):
+        assert len(set(found[place, 3:])) == 1
+        least = (costs.energy_mj + watt * costs.latency_ms).min()
+        assert best.energy_mj[place] + watt * best.latency_ms[place] <= least + 1e-5 * abs(least)
+
+
+def test_a_front_of_ours_has_whole_runs(profile, accuracy) -> None:
+    front = find("piqi", profile, make_cost("calibrated", profile), accuracy, [69.4], budget_s=8)[69.4]
+    for config in front.configs:
+        on = profile.is_npu[config]
+        assert all(config[i] == config[i - 1] for i in range(1, len(config)) if on[i] and on[i - 1])
 
 
 points = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6)), min_size=1, max_size=40)

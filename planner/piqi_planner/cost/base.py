@@ -35,10 +35,15 @@ class Costs:
 
 
 class CostModel:
-    """Latency and energy as sums over layers, transfers, the input and the output phase; see `CostTables`."""
+    """Latency and energy as sums over layers, transfers, the input and the output phase; see `CostTables`.
 
-    def __init__(self, tables: CostTables) -> None:
+    `whole_runs`: a search is to give all layers of an NPU run one state, since the executor asks for its host's
+    frequency once for each run.
+    """
+
+    def __init__(self, tables: CostTables, whole_runs: bool = False) -> None:
         self.tables = tables
+        self.whole_runs = whole_runs
         self._state_count = len(tables.is_npu)
         self._pairs = [pairs.reshape(tables.layer_count, -1) for pairs in tables.pairs]
         self._saves = any(values.any() for values in tables.saved)

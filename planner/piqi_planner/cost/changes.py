@@ -18,8 +18,8 @@ def really_run(profile: ModelProfile, configs: Indices) -> Indices:
 
     A change of a processor's frequency is skipped if its measured delay is not shorter than the layers (an NPU's with
     load and unload) until that processor is next asked for another one, at the frequency in force. Frames follow one
-    another, so that stay goes on over the end. A run on an NPU asks once, before its first layer; what its other
-    layers name is left as it is.
+    another, so that stay goes on over the end. A run on an NPU asks once, before its first layer: the others
+    are in its state.
     """
     configs = np.asarray(configs)
     if configs.ndim != 2 or configs.shape[1] != profile.layer_count:
@@ -58,8 +58,11 @@ class _Runner:
 
     def _frame(self, config: list[int], asks: list[Mapping[str, int]], in_force: dict[str, int]) -> list[int]:
         """One frame; changes what is in force."""
-        made = []
+        made: list[int] = []
         for layer, state in enumerate(config):
+            if self._profile.is_npu[state] and not asks[layer]:
+                made.append(made[-1])  # the run has asked before its first layer
+                continue
             for letter, wanted in asks[layer].items():
                 found = in_force[letter]
                 if found != wanted:

@@ -14,7 +14,10 @@ CostName = Literal["published", "calibrated"]
 
 
 def make_cost(name: CostName, profile: ModelProfile, parameters: CostParameters | None = None) -> CostModel:
-    """The published additive model, or ours with `parameters` (default: those shipped)."""
+    """The published additive model, or ours with `parameters` (default: those shipped).
+
+    A search under ours gives an NPU run one state, as the executor does; the published one frees each layer's.
+    """
     if name == "published":
         return CostModel(published_tables(profile))
-    return CostModel(calibrated_tables(profile, parameters or shipped_parameters(profile.name)))
+    return CostModel(calibrated_tables(profile, parameters or shipped_parameters(profile.name)), whole_runs=True)

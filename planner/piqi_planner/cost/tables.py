@@ -79,6 +79,15 @@ class CostTables:
         """
         return self._pairs(0), self._pairs(1)
 
+    def whole_runs(self, configs: Indices) -> Indices:
+        """Configurations [n, layers] with every layer of an NPU run in the state of its first."""
+        configs = configs.copy()
+        npu = self.is_npu[configs]
+        for layer in range(1, self.layer_count):
+            goes_on = npu[:, layer] & (self.processor_of[configs[:, layer]] == self.processor_of[configs[:, layer - 1]])
+            configs[goes_on, layer] = configs[goes_on, layer - 1]
+        return configs
+
     def _pairs(self, which: int) -> Floats:
         pairs = self.move[which] + self.layer[which]
         for layer in range(self.layer_count):

@@ -38,7 +38,7 @@ class PiqiSearch(Search):
 
     def __init__(self, problem: Problem, seed: int = 0, budget_s: float | None = None) -> None:
         super().__init__(problem, seed, budget_s)
-        self._relaxation = Relaxation(problem.cost.tables, problem.states)
+        self._relaxation = relaxation_of(problem)
         self._watts = weightings(problem)
 
     def run(self, archive: Archive, progress: Progress) -> None:
@@ -157,6 +157,11 @@ class PiqiSearch(Search):
                 archive.offer(_single_changes(config, self.problem.states, is_npu))
 
 
+def relaxation_of(problem: Problem) -> Relaxation:
+    """The exact solver for a problem."""
+    return Relaxation(problem.cost.tables, problem.states, problem.cost.whole_runs)
+
+
 def weightings(problem: Problem) -> Floats:
     """Prices of latency in watt: what a second may cost in joules, and what it may save."""
     costs = problem.cost.evaluate(np.repeat(problem.states[:, np.newaxis], problem.layers, axis=1))
@@ -182,7 +187,7 @@ def solve_masks(problem: Problem, masks: Masks, progress: Progress = lambda done
 
     The last is that of least power.
     """
-    relaxation = Relaxation(problem.cost.tables, problem.states)
+    relaxation = relaxation_of(problem)
     watts = weightings(problem)
     for first in range(0, len(masks), MASKS_AT_A_TIME):
         some = masks[first : first + MASKS_AT_A_TIME]

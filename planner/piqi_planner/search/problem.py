@@ -64,7 +64,9 @@ class Archive:
     best_accuracy: float = -np.inf
 
     def offer(self, configs: Configs) -> Front:
-        """Takes in configurations; returns them, evaluated."""
+        """Takes in configurations, NPU runs made whole where the cost model wants that; returns them, evaluated."""
+        if self.problem.cost.whole_runs:
+            configs = self.problem.cost.tables.whole_runs(configs)
         found = self.problem.evaluate(configs)
         if len(found):
             self.best_accuracy = max(self.best_accuracy, float(found.accuracy.max()))

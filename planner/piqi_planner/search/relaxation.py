@@ -35,12 +35,13 @@ class Weights:
 
 
 class Relaxation:
-    """Solves for a cost model; `states` are those that may be used."""
+    """Solves for a cost model; `states` are those that may be used. `whole_runs`: an NPU run is in one state."""
 
     #: Weightings that are worked on together.
     BLOCK = 256
 
-    def __init__(self, tables: CostTables, states: npt.NDArray[np.intp]) -> None:
+    def __init__(self, tables: CostTables, states: npt.NDArray[np.intp], whole_runs: bool = False) -> None:
+        self._whole_runs = whole_runs
         self._layers = tables.layer_count
         self.exact = states[~tables.is_npu[states]]
         self.npu = states[tables.is_npu[states]]
@@ -92,17 +93,19 @@ class Relaxation:
             return np.asarray(mj[..., None] + ms[..., None] * watt, np.float32)
 
         run = weighted(self._run[0], self._run[1])  # [L, n, W]
-        best_inside = run.argmin(axis=1) if n else np.zeros((layers, w), np.intp)  # [L, W]
-        if n:
-            run_best = np.take_along_axis(run, best_inside[:, None], 1)[:, 0]
-            saved_best = np.take_along_axis(weighted(*self._saved), best_inside[:, None], 1)[:, 0]
+        # K kinds of runs: one for each state, or one that has the best state for each layer.
+        if self._whole_runs:
+            inside = np.broadcast_to(np.arange(n)[:, None], (layers, n, w))  # [L, K, W]: the state of a run's layer
         else:
-            run_best = saved_best = np.zeros((layers, w), np.float32)
+            inside = run.argmin(axis=1)[:, None] if n else np.zeros((layers, 0, w), np.intp)
+        run_inside = np.take_along_axis(run, inside, 1)
+        saved_inside = np.take_along_axis(weighted(*self._saved), inside, 1)
+        kinds = inside.shape[1]
         blocked, forced = np.isposinf(price), np.isneginf(price)
         paid = np.where(np.isinf(price), np.float32(0), price).T
-        cost_npu = paid + run_best  # [L, W]
-        sums = np.concatenate([np.zeros((1, w), np.float32), np.cumsum(cost_npu, axis=0)])
-        sums_saved = np.concatenate([np.zeros((1, w), np.float32), np.cumsum(saved_best, axis=0)])
+        nothing = np.zeros((1, kinds, w), np.float32)
+        sums = np.concatenate([nothing, np.cumsum(paid[:, None] + run_inside, axis=0)])  # [L + 1, K, W]
+        sums_saved = np.concatenate([nothing, np.cumsum(saved_inside, axis=0)])
         # The first layer that a run ending at layer i may begin with.
         wall = np.zeros((layers + 1, w), np.intp)
         for layer in range(layers):
@@ -110,12 +113,11 @@ class Relaxation:
 
         exact = np.full((layers, f, w), np.inf, np.float32)  # best cost of layers 0..i with layer i in an exact state
         npu = np.full((layers, n, w), np.inf, np.float32)  # ... with a run that ends at layer i
-        start = np.full(
-            (layers, w), np.inf, np.float32
-        )  # ... of everything paid up to the begin of a run, beyond `run_best`
+        # ... of everything paid up to the begin of a run, beyond `run_inside`
+        start = np.full((layers, kinds, w), np.inf, np.float32)
         from_exact = np.zeros((layers, f, w), np.int16)  # >= f: an NPU state
         run_start = np.zeros((layers, n, w), np.int16)
-        entry = np.zeros((layers, w), np.int16)  # the state in which a run of several layers begins
+        entry = np.zeros((layers, kinds, w), np.int16)  # the state in which a run of several layers begins
         before_run = np.zeros((layers, n, w), np.int16)  # exact state before a run that begins in a state; -1: none
         places = np.arange(layers)[:, None]
         for layer in range(layers):
@@ -134,24 +136,25 @@ class Relaxation:
                 from_exact[layer] = stay.argmin(axis=0)
                 exact[layer] = stay.min(axis=0)
             if n:
-                entry[layer] = entered.argmin(axis=0)
-                start[layer] = entered.min(axis=0) - run_best[layer]
+                entry[layer] = inside[layer] if self._whole_runs else entered.argmin(axis=0)
+                start[layer] = (entered if self._whole_runs else entered.min(axis=0)) - run_inside[layer]
                 npu[layer] = np.where(blocked[:, layer], np.inf, entered + paid[layer])  # a run of one
                 run_start[layer] = layer
             if n and layer:
-                length = (layer - places[:layer]).astype(np.float32)  # other layers of the run, for each begin
+                # other layers of the run, for each begin
+                length = (layer - places[:layer]).astype(np.float32)[..., None]
                 total = (
                     start[:layer]
                     + (sums[layer + 1] - sums[:layer])
                     - length * (sums_saved[layer + 1] - sums_saved[:layer])
                 )
-                total = np.where(places[:layer] >= wall[layer + 1], total, np.inf)
+                total = np.where((places[:layer] >= wall[layer + 1])[:, None], total, np.inf)
                 # The state at its end matters to what follows; inside of it the others are at their best.
-                longer = total.min(axis=0) + run[layer] - run_best[layer]
+                longer = total.min(axis=0) + run[layer] - run_inside[layer]
                 run_start[layer] = np.where(longer < npu[layer], total.argmin(axis=0), layer)
                 npu[layer] = np.minimum(longer, npu[layer])
             exact[layer] = np.where(forced[:, layer], np.inf, exact[layer])
-        return self._trace_back(exact, npu, weighted(*self._end), from_exact, run_start, entry, before_run, best_inside)
+        return self._trace_back(exact, npu, weighted(*self._end), from_exact, run_start, entry, before_run, inside)
 
     def _trace_back(
         self,
@@ -162,7 +165,7 @@ class Relaxation:
         run_start: npt.NDArray[np.int16],
         entry: npt.NDArray[np.int16],
         before_run: npt.NDArray[np.int16],
-        best_inside: npt.NDArray[np.intp],
+        inside: npt.NDArray[np.intp],
     ) -> Configs:
         f = len(self.exact)
         both = np.concatenate([self.exact, self.npu])
@@ -178,8 +181,9 @@ class Relaxation:
                     layer -= 1
                     continue
                 begin = int(run_start[layer, state - f, k])
-                first = int(entry[begin, k]) if begin < layer else state - f
-                configs[k, begin:layer] = self.npu[best_inside[begin:layer, k]]
+                kind = state - f if self._whole_runs else 0
+                first = int(entry[begin, kind, k]) if begin < layer else state - f
+                configs[k, begin:layer] = self.npu[inside[begin:layer, kind, k]]
                 if begin < layer:
                     configs[k, begin] = self.npu[first]
                 state = int(before_run[begin, first, k])
