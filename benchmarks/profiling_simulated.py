@@ -3,7 +3,8 @@
 python benchmarks/profiling_simulated.py [--data DIR] [--repeats N] [--seconds S] [--points N] [--work DIR]
 
 `planner kit`, `piqictl profile` with all operating points, `piqictl measure`'s measurement of random points; then how
-near the profile is to the one that drove the board, beside it that which `planner estimate` gives without measuring;
+near the profile is to the one that drove the board, beside it the estimate that needs no measuring (its parameters were
+fitted to these measurements, among others);
 how near predictions of whole points are; and what profiling took beside the frames that it measured. Some 10 minutes.
 What was measured stays in DIR, so a second run is short.
 """
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 from piqi_planner.cost import CostParameters, cost_errors, cross_validate, make_cost, read_measured  # noqa: E402
+from piqi_planner.estimate import NETWORKS, estimate_profile  # noqa: E402
 from piqi_planner.profile import ModelProfile, format_configuration, load_profile  # noqa: E402
 from piqi_runtime.boards import load_board  # noqa: E402
 from piqi_runtime.bundle import Bundle, load_bundle  # noqa: E402
@@ -104,7 +106,8 @@ def run(arguments: argparse.Namespace, work: Path) -> None:
         conditions = ["--root", running.root, "--meter", running.meter, "--marker", running.marker]
         conditions += ["--repeats", arguments.repeats, "--seconds", arguments.seconds]
         command("piqi_runtime.ctl", "profile", work / "kit", *conditions, "--out", work / "profile")
-        command("piqi_planner.cli", "estimate", *model, "--out", work / "estimate")
+        # Of the network that the published measurements are of, whose width is 1.
+        estimate_profile(NETWORKS[NAME](), board, NAME).save(work / "estimate")
         recovered, estimated = (load_profile(work / name, board).model(NAME) for name in ("profile", "estimate"))
         kit = load_bundle(work / "kit", board, verify=False, kits=True)
         points = random_points(driving, kit, arguments.points)

@@ -81,30 +81,33 @@ class PoolScheduler final : public acl::IScheduler {
   unsigned num_threads() const override { return current.threads; }
 
   void schedule(acl::ICPPKernel* kernel, const Hints& hints) override {
-    run(*kernel, hints,
-        [kernel](const acl::Window& window, const acl::ThreadInfo& info) { kernel->run(window, info); });
+    run(*kernel, hints, kernel->window(), nullptr);
   }
-
-  void schedule_op(acl::ICPPKernel* kernel, const Hints& hints, acl::ITensorPack& tensors) override {
-    run(*kernel, hints, [kernel, &tensors](const acl::Window& window, const acl::ThreadInfo& info) {
-      kernel->run_op(tensors, window, info);
-    });
+  // One of these two is the library's: newer releases name the window as well.
+  void schedule_op(acl::ICPPKernel* kernel, const Hints& hints, acl::ITensorPack& tensors) {
+    run(*kernel, hints, kernel->window(), &tensors);
+  }
+  void schedule_op(acl::ICPPKernel* kernel, const Hints& hints, const acl::Window& window,
+                   acl::ITensorPack& tensors) {
+    run(*kernel, hints, window, &tensors);
   }
 
  protected:
-  void run_workloads(std::vector<Workload>& workloads) override { Feed(workloads, _cpu_info).run(); }
+  void run_workloads(std::vector<Workload>& workloads) override { Feed(workloads, cpu_info()).run(); }
 
  private:
-  template <typename Run>
-  void run(acl::ICPPKernel& kernel, const Hints& hints, const Run& run_window) {
-    const acl::Window& window = kernel.window();
+  void run(acl::ICPPKernel& kernel, const Hints& hints, const acl::Window& window,
+           acl::ITensorPack* tensors) {
+    const auto run_window = [&kernel, tensors](const acl::Window& part, const acl::ThreadInfo& info) {
+      tensors ? kernel.run_op(*tensors, part, info) : kernel.run(part, info);
+    };
     if (hints.split_dimension() == split_dimensions_all) return run_in_two_dimensions(kernel, window);
     const auto iterations = static_cast<unsigned>(window.num_iterations(hints.split_dimension()));
     const unsigned threads = std::min(iterations, current.threads);
     if (iterations == 0) return;
     if (threads == 1 || !kernel.is_parallelisable()) {
       acl::ThreadInfo info;
-      info.cpu_info = &_cpu_info;
+      info.cpu_info = &cpu_info();
       return run_window(window, info);
     }
     unsigned windows = threads;

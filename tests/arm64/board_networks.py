@@ -146,9 +146,9 @@ def stream(net: Network, executor: pn.GraphExecutor, frames: int, in_flight: int
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU has no two clusters")
 def test_two_clusters_in_a_pipeline_do_not_disturb_each_other() -> None:
-    net = Network("published") if (FOLDER / "published.piqi").is_file() else Network("mobilenet_v2")
+    net = Network("mobilenet_v2")
     order = "A" * (net.layers // 4) + "B" * (net.layers - net.layers // 4)
-    frames = 4
+    frames = 30
     before = set(threads())
     pools = len(before) - 1  # the second thread of A and of B among them
     alone = net.executor(order)

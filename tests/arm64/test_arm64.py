@@ -1,6 +1,7 @@
 """The Arm Compute Library's backends, cross-compiled and run under qemu: the tests in board_*.py."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -9,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import piqi_native
+from piqi_runtime.backends import available_backends
+from piqi_runtime.boards import load_board
+
 TOOLS = ("mmdebstrap", "qemu-aarch64-static", "aarch64-linux-gnu-g++", "cmake", "ninja")
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="the library may be here")
+def test_a_build_without_the_library_says_so() -> None:
+    for make in (piqi_native.armcl_neon_backend, piqi_native.armcl_cl_backend):
+        with pytest.raises(piqi_native.BackendError, match=r"armcl_\w+: this build has no Arm Compute Library"):
+            make()
+    assert available_backends(load_board("rk3399pro")) == {}
 
 
 @pytest.mark.timeout(900)  # the first time it makes the root and builds everything

@@ -37,13 +37,18 @@ def main() -> int:
         json.dumps({"environment": variables, "meter": f"serial:{root / METER}", "marker": f"sysfs:{root / MARKER}"}),
         flush=True,
     )
+    if not arguments.command:
+        serve(simulated)
+        return 0
+    threading.Thread(target=serve, args=(simulated,), daemon=True).start()
+    return subprocess.run(arguments.command, env=os.environ | variables, check=False).returncode
+
+
+def serve(simulated: SimulatedBoard) -> None:
+    """In this thread."""
     with suppress(PermissionError):  # others' work here would delay its answers
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
-    if not arguments.command:
-        simulated.serve()
-        return 0
-    threading.Thread(target=simulated.serve, daemon=True).start()
-    return subprocess.run(arguments.command, env=os.environ | variables, check=False).returncode
+    simulated.serve()
 
 
 if __name__ == "__main__":

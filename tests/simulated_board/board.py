@@ -24,6 +24,7 @@ SYNTHETIC = b"synthetic"  # the network by which `piqictl profile` sees how tran
 METER = "dev/ttyUSB0"
 PACER = "pacer"
 TICK_S = 0.004
+CALLER_NS = 70_000  # about what handing a frame in, or out, takes on this host: it is part of those phases
 HAND_OVER_NS = 2_000_000  # at most, from the end of a sub-graph to the begin of one that waits for it
 EDGE_PATIENCE_NS = 4_000_000  # for the step that a marker's edge belongs to
 
@@ -145,10 +146,14 @@ class SimulatedBoard:
             # Handing over is part of the transfer, as where that was measured.
             ended_ns = process.ended_ns.get(first - 1, 0)
             begin_ns = ended_ns if at_ns - ended_ns < HAND_OVER_NS else at_ns
+            if first == 0:
+                begin_ns = at_ns - CALLER_NS
         elif kind == STEP:
             phases = physics.step(letter, first, last)
         else:
             phases = physics.finish(letter, last)
+            if last == physics.profile.layer_count - 1:
+                begin_ns = at_ns - CALLER_NS
         pieces = self._frequencies.run(phases, begin_ns)
         client.last_layer = last
         duration_ns = pieces[-1].end_ns - at_ns if pieces else 0

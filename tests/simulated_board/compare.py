@@ -33,6 +33,7 @@ def compare(driving: ModelProfile, recovered: ModelProfile) -> dict[str, Differe
         "transfers": [p.move_ms[:, ~np.eye(len(p.processors), dtype=bool)] for p in (driving, recovered)],
         "transfers' ratio": [np.array([p.move_ratio[key] for key in driving.move_ratio]) for p in (driving, recovered)],
         "delays": [np.concatenate([_changes(p.delay_ms[letter]) for letter in "LBG"]) for p in (driving, recovered)],
+        "frames": [(p.input_ms + p.run_ms.sum(axis=1) + p.output_ms)[~npu] for p in (driving, recovered)],
         "power of run": [p.run_mw for p in (driving, recovered)],
         "power of input": [p.input_mw[~npu] for p in (driving, recovered)],
         "power of transfers": [np.array([p.move_mw[key] for key in driving.move_mw]) for p in (driving, recovered)],

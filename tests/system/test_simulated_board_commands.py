@@ -22,6 +22,7 @@ from piqi_runtime.bundle import load_bundle  # noqa: E402
 from piqi_runtime.client import Client  # noqa: E402
 from piqi_runtime.measured_points import read_measured  # noqa: E402
 from simulated_board import kit, scenario  # noqa: E402
+from simulated_board.build import environment  # noqa: E402
 from simulated_board.compare import compare, to_text  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
 
@@ -30,7 +31,7 @@ POINTS = 16
 MEDIAN, MEAN = 0.03, 0.03
 TIMEOUT_S = 100
 
-# What one test makes the next one uses, as on a board.
+# What one test makes the next one uses, as on a board: they are run together.
 pytestmark = [pytest.mark.timeout(240)]
 
 
@@ -71,6 +72,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    environment(Path())
     folder = tmp_path_factory.mktemp("simulated")
     frames, labels, test_frames, test_labels = load()
     write_images(folder / "train", frames, labels, count=20)
@@ -137,8 +139,8 @@ def test_a_profile_is_recovered_through_a_kill_and_an_unplugged_meter(bench: Ben
         if name != "delays":
             assert difference.median <= MEDIAN and difference.mean <= MEAN, to_text(differences)
     for letter in "LBG":  # writing the file takes its time too
-        assert recovered.delay_ms[letter][0, 1] == pytest.approx(driving.delay_ms[letter][0, 1], rel=0.1, abs=0.15)
-        assert recovered.delay_ms[letter][1, 0] == pytest.approx(driving.delay_ms[letter][1, 0], abs=0.15)
+        assert recovered.delay_ms[letter][0, 1] == pytest.approx(driving.delay_ms[letter][0, 1], rel=0.1, abs=0.2)
+        assert recovered.delay_ms[letter][1, 0] == pytest.approx(driving.delay_ms[letter][1, 0], abs=0.3)
     assert recovered.constants.npu_run_shrink == pytest.approx(scenario.NPU_RUN_SHRINK, abs=0.005)
     assert recovered.idle_power_mw == pytest.approx(driving.idle_power_mw, rel=0.005)
 

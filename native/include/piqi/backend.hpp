@@ -90,13 +90,13 @@ std::shared_ptr<VendorBackend> make_rknn1_backend(const std::string& path = "lib
 std::shared_ptr<VendorBackend> make_rknn2_backend(const std::string& path = "librknnrt.so",
                                                   const RknnOptions& options = {});
 
-/// CPUs on the NEON functions of the Arm Compute Library, in float32; operators that it has none for run on our
-/// own kernels. `threads`: the most that a processor on this backend has. Throws BackendError where the library
-/// was not there when this one was built.
+/// CPUs on the NEON functions of the Arm Compute Library, in float32; operators that it has none for run on
+/// our own kernels. `threads`: the most that a processor on this backend has. Throws BackendError where the
+/// library was not there when this one was built.
 std::shared_ptr<VendorBackend> make_armcl_neon_backend(size_t threads = 1);
 
-/// A GPU on the Arm Compute Library's OpenCL functions, in float32 or with `half` in float16. Throws BackendError
-/// where the library was not built in, or OpenCL, a device or its float16 is missing.
+/// A GPU on the Arm Compute Library's OpenCL functions, in float32 or with `half` in float16. Throws
+/// BackendError where the library was not built in, or OpenCL, a device or its float16 is missing.
 std::shared_ptr<VendorBackend> make_armcl_cl_backend(bool half = false);
 
 }  // namespace piqi

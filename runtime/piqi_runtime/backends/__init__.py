@@ -26,6 +26,9 @@ _LOADERS: dict[str, tuple[Callable[[str], piqi_native.VendorBackend], str, str]]
     "rknn2": (piqi_native.rknn2_backend, "PIQI_RKNN2_LIBRARY", "librknnrt.so"),
 }
 
+#: Float16 on the GPU instead of float32, where it is "1".
+HALF = "PIQI_ARMCL_HALF"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -46,8 +49,25 @@ def available_backends(board: Board) -> dict[str, AnyBackend]:
             _logger.log(logging.INFO if missing else logging.WARNING, "%s", error)
             if missing and importlib.util.find_spec("rknnlite"):
                 found[name] = RknnLite()
+    found |= _arm_backends(board)
     missing_names = {processor.backend for processor in board.processors} - found.keys() - {"xnnpack"}
     return found | _plug_ins(board, missing_names) if missing_names else found
+
+
+def _arm_backends(board: Board) -> dict[str, AnyBackend]:
+    """Those on the Arm Compute Library, which are part of the native library or not there at all."""
+    used = {processor.backend for processor in board.processors}
+    threads = [p.threads or len(p.cpus) for p in board.processors if p.backend == "armcl_neon"]
+    found: dict[str, AnyBackend] = {}
+    try:
+        if threads:
+            found["armcl_neon"] = piqi_native.armcl_neon_backend(max(threads))
+        if "armcl_cl" in used:
+            found["armcl_cl"] = piqi_native.armcl_cl_backend(half=os.environ.get(HALF) == "1")
+    except piqi_native.BackendError as error:
+        missing = "this build has no" in str(error) or "no OpenCL library" in str(error)
+        _logger.log(logging.INFO if missing else logging.WARNING, "%s", error)
+    return found
 
 
 def _plug_ins(board: Board, names: Set[str]) -> dict[str, AnyBackend]:
