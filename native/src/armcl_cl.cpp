@@ -102,6 +102,7 @@ class ClSubGraph final : public PreparedSubGraph {
   ~ClSubGraph() override {
     const std::lock_guard lock(gpu_mutex());
     nodes_.clear();
+    slots_.clear();
   }
 
   Format input_format(size_t) const override { return {}; }

@@ -25,8 +25,8 @@ struct ExecutorOptions {
 
 /// Times of the last frames, in ns of the steady clock (durations: ns).
 struct ExecutorTimes {
-  /// A row a frame for each sub-graph: for each receiver (published by its sender, received, converted); first
-  /// frequency asked for, bound from; for each step (next frequency asked for, begin, end, time inside
+  /// A row a frame for each sub-graph: for each receiver (published by its sender, received, converted);
+  /// first frequency asked for, bound from; for each step (next frequency asked for, begin, end, time inside
   /// kernels); then sent.
   std::vector<std::vector<int64_t>> sub_graphs;
   std::vector<int64_t> frames;  // (submitted, received) for each frame
