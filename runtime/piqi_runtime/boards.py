@@ -43,6 +43,7 @@ class Processor(BaseModel):
     - `backend`: the library that runs it; where that is missing, `emulation` stands in (`xnnpack`: float32 on
       the CPUs, or int8 for an NPU).
     - `weights`: an NPU's scheme.
+    - `core_mask`: the cores of an NPU (rknn2) that run a partition, 1, 2, 4 or a sum; by default the driver's choice.
     - `rknn_target`: the platform for which Rockchip's toolkit compiles an NPU's partitions.
     """
 
@@ -61,6 +62,7 @@ class Processor(BaseModel):
     delays_us: tuple[tuple[DelayUs, ...], ...] = ()
     weights: Literal["per_channel", "per_tensor"] | None = None
     rknn_target: str | None = None
+    core_mask: Annotated[int, Field(strict=True, ge=1, le=7)] | None = None
 
     @property
     def precision(self) -> Literal["float32", "int8"]:
@@ -118,6 +120,7 @@ class Processor(BaseModel):
             "an npu has 'per_channel' or 'per_tensor', others none",
         )
         expect(is_npu or self.rknn_target is None, "rknn_target", "only an npu has one")
+        expect(self.backend == "rknn2" or self.core_mask is None, "core_mask", "only backend rknn2 has one")
         expect(not is_npu or not self.freqs_khz, "freqs_khz", "an npu has no frequencies of its own")
         expect(not self.domains or bool(self.freqs_khz), "domains", "domains without freqs_khz cannot be set")
         expect(all(self.domains), "domains", "each domain has at least one candidate")

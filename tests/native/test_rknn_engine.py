@@ -80,6 +80,20 @@ def test_an_engine_uses_the_library_that_is_there(
         executor.close()
 
 
+def test_the_cores_of_a_board_file(quantised: QuantisedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIQI_RKNN2_LIBRARY", str(emulator(2)))
+    board, partition = small(load_board("rk3588")), prepared(quantised, tmp_path, 2)
+    for mask, error in ((3, None), (5, "rknn_set_core_mask: RKNN_ERR_PARAM_INVALID")):
+        npu = board.processor("N").model_copy(update={"core_mask": mask})
+        on = board.model_copy(update={"processors": tuple(npu if p.letter == "N" else p for p in board.processors)})
+        with Engine(quantised.float_model, on) as engine:
+            if error is None:
+                engine.executor(ORDER, partitions=[partition]).close()
+                continue
+            with pytest.raises(pn.BackendError, match=error):
+                engine.executor(ORDER, partitions=[partition])
+
+
 def test_a_library_that_cannot_be_used_is_said_and_done_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -171,6 +171,11 @@ def test_board_by_path(tmp_path: Path) -> None:
         ),
         ('host = "L"', 'host = "B"', "processors[1].host: must be a cpu of ['L'], got 'B'"),
         ('host = "L"', "", "processors[1]: host: a gpu or npu names the processor that feeds it"),
+        (
+            'weights = "per_channel"',
+            'weights = "per_channel"\ncore_mask = 9',
+            "processors[1].core_mask: Input should be less than or equal to 7, got 9",
+        ),
         ('weights = "per_channel"', "", "processors[1]: weights: an npu has 'per_channel' or 'per_tensor'"),
         ('letter = "N"', 'letter = "L"', "processors[1].letter: two processors have it, got 'L'"),
         (

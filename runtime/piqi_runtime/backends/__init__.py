@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 import piqi_native
 from piqi_runtime.backends.rknnlite import RknnLite
-from piqi_runtime.boards import Board
+from piqi_runtime.boards import Board, Processor
 
 __all__ = ["AnyBackend", "RknnLite", "available_backends"]
 
@@ -20,10 +20,15 @@ AnyBackend = piqi_native.NativeBackend | piqi_native.Backend
 #: Entry points by a backend's name: functions of the board that give it, or None where it is not here.
 PLUG_INS = "piqi.backends"
 
-#: Backend -> what loads it, and the variable that names the library's file where it is not in its usual place.
-_LOADERS: dict[str, tuple[Callable[[str], piqi_native.VendorBackend], str, str]] = {
-    "rknn1": (piqi_native.rknn1_backend, "PIQI_RKNN1_LIBRARY", "librknn_api.so"),
-    "rknn2": (piqi_native.rknn2_backend, "PIQI_RKNN2_LIBRARY", "librknnrt.so"),
+#: Backend -> what loads it for a processor, and the variable that names the library's file where it is not in its usual
+#: place.
+_LOADERS: dict[str, tuple[Callable[[str, Processor], piqi_native.VendorBackend], str, str]] = {
+    "rknn1": (lambda path, _: piqi_native.rknn1_backend(path), "PIQI_RKNN1_LIBRARY", "librknn_api.so"),
+    "rknn2": (
+        lambda path, npu: piqi_native.rknn2_backend(path, core_mask=npu.core_mask or 0),
+        "PIQI_RKNN2_LIBRARY",
+        "librknnrt.so",
+    ),
 }
 
 #: Float16 on the GPU instead of float32, where it is "1".
@@ -39,16 +44,16 @@ def available_backends(board: Board) -> dict[str, AnyBackend]:
     What is there but cannot be used is logged as a warning with the reason.
     """
     found: dict[str, AnyBackend] = {}
-    for name in {processor.backend for processor in board.processors} & _LOADERS.keys():
+    for name, processor in {p.backend: p for p in board.processors if p.backend in _LOADERS}.items():
         load, variable, usual = _LOADERS[name]
         path = os.environ.get(variable)
         try:
-            found[name] = load(path or usual)
+            found[name] = load(path or usual, processor)
         except piqi_native.BackendError as error:
             missing = path is None and f"{usual}: cannot open shared object file" in str(error)
             _logger.log(logging.INFO if missing else logging.WARNING, "%s", error)
             if missing and importlib.util.find_spec("rknnlite"):
-                found[name] = RknnLite()
+                found[name] = RknnLite(processor.core_mask)
     found |= _arm_backends(board)
     missing_names = {processor.backend for processor in board.processors} - found.keys() - {"xnnpack"}
     return found | _plug_ins(board, missing_names) if missing_names else found
