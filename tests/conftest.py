@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 # Before NumPy is loaded: its threads would spin for each other on what the tests give them.
@@ -13,6 +17,75 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Whoever starts this in the background has it ignore Ctrl-C, and all that it starts; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Early:
+    """Long commands that run beside the tests, one after another: most tests leave a CPU idle."""
+
+    def __init__(self) -> None:
+        self._commands: list[tuple[str, ...]] = []
+        self._results: dict[tuple[str, ...], subprocess.CompletedProcess[str]] = {}
+        self._done = threading.Condition()
+        self._running: subprocess.Popen[str] | None = None
+
+    def start(self, commands: Sequence[Sequence[str]]) -> None:
+        self._commands = [tuple(command) for command in commands]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def result(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Of one that was started; waits for it."""
+        with self._done:
+            self._done.wait_for(lambda: tuple(command) in self._results)
+            return self._results[tuple(command)]
+
+    def stop(self) -> None:
+        self._commands.clear()
+        if self._running and self._running.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._running.pid, signal.SIGTERM)
+
+    def _run(self) -> None:
+        while self._commands:
+            command = self._commands.pop(0)
+            self._running = subprocess.Popen(
+                ["nice", *command],
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            output, _ = self._running.communicate()
+            with self._done:
+                self._results[command] = subprocess.CompletedProcess(command, self._running.returncode, output)
+                self._done.notify_all()
+
+
+EARLY = Early()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of modules with a function `early` come last: it names the commands that they wait for."""
+    items.sort(key=lambda item: hasattr(item.getparent(pytest.Module).obj, "early"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    by_module: dict[pytest.Module, list[pytest.Item]] = {}
+    for item in session.items:
+        by_module.setdefault(item.getparent(pytest.Module), []).append(item)
+    waiting = {module.obj: items for module, items in by_module.items() if hasattr(module.obj, "early")}
+    EARLY.start([command for module, items in waiting.items() for command in module.early(items)])
+
+
+def pytest_unconfigure() -> None:
+    EARLY.stop()
+
+
+@pytest.fixture(scope="session")
+def early() -> Early:
+    return EARLY
 
 
 @pytest.fixture(scope="session")

@@ -424,6 +424,7 @@ TEST_CASE("the governor is asked and the marker called before each layer, in ord
       return true;
     }
     bool controls(size_t) const override { return true; }
+    size_t in_force(size_t) const override { return unknown; }
     void restore() noexcept override {}
     std::vector<std::string> warnings() const override { return {}; }
   };
@@ -456,6 +457,7 @@ TEST_CASE("a governor that fails fails the frame") {
   struct Failing final : piqi::Governor {
     bool request(size_t, size_t) override { throw piqi::DeviceError("scaling_setspeed: gone"); }
     bool controls(size_t) const override { return true; }
+    size_t in_force(size_t) const override { return unknown; }
     void restore() noexcept override {}
     std::vector<std::string> warnings() const override { return {}; }
   };

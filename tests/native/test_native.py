@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+def early(items: list[pytest.Item]) -> list[list[str]]:
+    """The builds of the flavours that are tested."""
+    flavours = dict.fromkeys(item.callspec.params["flavour"] for item in items)
+    return [[sys.executable, __file__, flavour] for flavour in flavours]
+
+
 @cache
 def build(flavour: str) -> tuple[Path | None, str]:
     """The test program and what the compiler said; no program if it does not compile. Remembered, since a
@@ -40,7 +47,7 @@ def build(flavour: str) -> tuple[Path | None, str]:
     folder.mkdir(parents=True, exist_ok=True)
     commands = [
         ["cmake", "-S", "native", "-B", str(folder), "-G", "Ninja", f"-DPIQI_SANITIZE={SANITIZERS[flavour]}"],
-        ["cmake", "--build", str(folder)],
+        ["cmake", "--build", str(folder), "--parallel", "2"],
     ]
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,3 +72,7 @@ def test_native(flavour: str, file: str) -> None:
     assert result.returncode == 0, result.stdout
     summary = re.search(r"test cases: +(\d+)", result.stdout)
     assert summary is not None and int(summary[1]) > 0, f"no test case ran:\n{result.stdout}"
+
+
+if __name__ == "__main__":
+    build(sys.argv[1])
