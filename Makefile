@@ -44,7 +44,8 @@ help:
 demo: build
 	@$(BIN)/planner demo
 
-test: build rknn-env
+test: system
+	@$(MAKE) --no-print-directory -j2 build rknn-env
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-arm64: build
@@ -69,7 +70,7 @@ deb: build
 
 rknn-env: $(RKNN_STAMP)
 
-$(RKNN_STAMP):
+$(RKNN_STAMP): | system
 	@test -x $(RKNN_VENV)/bin/python || { echo "creating $(RKNN_VENV)"; $(PYTHON) -m venv $(RKNN_VENV); }
 	@echo "installing $(RKNN_TOOLKIT) and PyTorch into $(RKNN_VENV) (takes minutes)"
 	@$(RKNN_PIP) $(RKNN_PACKAGES)

@@ -65,8 +65,15 @@ EARLY = Early()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of modules with a function `early` come last: it names the commands that they wait for."""
-    items.sort(key=lambda item: hasattr(item.getparent(pytest.Module).obj, "early"))
+    """Modules with a function `early` come late: it names the commands that they wait for. Last those with QUIET, whose
+    tests want the machine for themselves.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        module = item.getparent(pytest.Module).obj
+        return hasattr(module, "QUIET"), hasattr(module, "early")
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -7,7 +7,7 @@ import pytest
 import piqi_native as pn
 from piqi_runtime.model import Model, Operator, Tensor
 
-CASES = 24
+CASES = 12
 TOLERANCE = 1e-5  # of the largest value
 #: Kinds of which the library has no function for some parameters; every other runs on it whatever they are.
 PARTLY = {"transpose_conv2d": "a rest", "strided_slice": "backwards"}

@@ -13,7 +13,7 @@ from piqi_planner.importer import ModelError, flatfile, import_model, import_tfl
 from piqi_runtime.errors import PiqiError
 
 HERE = Path(__file__).parent
-FUZZ_SECONDS = 30
+FUZZ_SECONDS = 10
 
 
 @pytest.fixture(scope="module")

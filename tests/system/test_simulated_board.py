@@ -31,6 +31,7 @@ from simulated_board.build import environment  # noqa: E402
 from simulated_board.physics import Frequencies, Physics  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
 
+QUIET = True
 FRAMES = 30
 ATTEMPTS = 3
 

@@ -26,6 +26,7 @@ from simulated_board.build import environment  # noqa: E402
 from simulated_board.compare import compare, to_text  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
 
+QUIET = True
 POINTS = 16
 #: Of a phase's values, the median and the mean of their relative errors are at most so much.
 MEDIAN, MEAN = 0.03, 0.03
