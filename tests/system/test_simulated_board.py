@@ -30,6 +30,7 @@ from simulated_board.board import CALLER_NS  # noqa: E402
 from simulated_board.build import environment  # noqa: E402
 from simulated_board.physics import Frequencies, Physics  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
+from simulated_board.undisturbed import undisturbed  # noqa: E402
 
 QUIET = True
 FRAMES = 30
@@ -41,10 +42,11 @@ def patient(test: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(test)
     def attempts(*arguments: object, **named: object) -> None:
-        for _ in range(ATTEMPTS - 1):
-            with suppress(AssertionError):
-                return test(*arguments, **named)
-        test(*arguments, **named)
+        with undisturbed():
+            for _ in range(ATTEMPTS - 1):
+                with suppress(AssertionError):
+                    return test(*arguments, **named)
+            test(*arguments, **named)
 
     return attempts
 
