@@ -1,4 +1,4 @@
-# make demo | test | bench | test-sanitize | build | clean: each does all the set-up that it needs.
+# make demo | test | bench | test-sanitize | test-arm64 | build | clean: each does all the set-up that it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
