@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -178,7 +179,7 @@ def _priority(level: int) -> int:
     return next(priority for at_least, priority in ((50, 2), (40, 3), (30, 4), (20, 6), (-1, 7)) if level >= at_least)
 
 
-class _QueuedHandler(logging.Handler):
+class _QueuedHandler(logging.Handler, ABC):
     """Writes from a thread of its own: who reads may be stopped or have a full disk, and the daemon must not wait.
 
     What is not written, because the queue is full or `_write` fails, is counted, and said when writing goes on.
@@ -191,9 +192,9 @@ class _QueuedHandler(logging.Handler):
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
+    @abstractmethod
     def _write(self, entry: dict[str, Any]) -> None:
         """One entry: MESSAGE, PRIORITY and fields. Raises Exception."""
-        raise NotImplementedError
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
