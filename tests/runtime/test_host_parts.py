@@ -30,6 +30,20 @@ def test_corrections_converge_and_are_forgotten() -> None:
     assert corrections.factor(now_s + 2000)[0] == pytest.approx(1, abs=0.01)
 
 
+def test_what_one_point_measures_is_said_of_its_processors() -> None:
+    corrections = Corrections(["NNNN", "NNNN", "NNBB"], [7.6, 7.0, 9.0])
+    for _ in range(200):
+        corrections.observe(0, 0.15, 0.0)
+    factor = corrections.factor(0.0)
+    assert factor[0] == pytest.approx(0.15 / 7.6, rel=0.01)
+    assert factor[1] == factor[0] < factor[2] < 1  # else the point that was measured would be preferred for that
+    for _ in range(200):  # two points of one processor tell what is their own
+        corrections.observe(0, 0.3, 0.0)
+        corrections.observe(1, 0.15, 0.0)
+    factor = corrections.factor(0.0)
+    assert factor[0] == pytest.approx(0.3 / 7.6, rel=0.1) and factor[1] == pytest.approx(0.15 / 7.0, rel=0.1)
+
+
 def test_quarantine_pauses_grow_and_are_remembered() -> None:
     uses = np.array([[True, False], [True, True], [False, True]])
     quarantine = Quarantine(uses, "BN", first_pause_s=1, longest_pause_s=8)

@@ -2,7 +2,9 @@
 
 A point's log factor is the sum of its processors' log factors, weighted by the share of its layers that each has,
 and of a part of its own. A measurement moves them all by normalised least mean squares (Haykin, Adaptive Filter
-Theory, chapter 6), so that a processor that is throttled is seen at every point that uses it.
+Theory, chapter 6), so that a processor that is throttled is seen at every point that uses it. Points have parts of
+their own once more points than processors were measured; before that nothing tells one from the other, and a
+point would be preferred, or left, only because it is the one that was measured.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Corrections:
         self._shares: Floats = np.array([shares[order] for order in orders], np.float32)
         # Of each order (processor, share) and the squares' sum: a measurement costs no array arithmetic.
         self._steps = {
-            order: ([(k, w) for k, w in enumerate(row) if w > 0], OWN + sum(w * w for w in row))
+            order: ([(k, w) for k, w in enumerate(row) if w > 0], sum(w * w for w in row))
             for order, row in shares.items()
         }
         self._orders = orders
@@ -52,6 +54,7 @@ class Corrections:
         self._own: Floats = np.zeros(len(orders), np.float32)
         self._alpha, self._half_life_s = alpha, half_life_s
         self._decayed_s = time.monotonic()
+        self._points: set[int] = set()  # that were measured
         self.measured_s: dict[str, float] = {}
 
     def observe(self, point: int, measured: float, now_s: float) -> None:
@@ -60,11 +63,14 @@ class Corrections:
         expected = float(self._own[point]) + sum(self._processors[k] * share for k, share in steps)
         limit = math.log(MOST)
         error = min(max(math.log(measured) - self._log_predicted[point] - expected, -limit), limit)
-        step = self._alpha * error / squares
+        for k, _ in steps:
+            self.measured_s[self.letters[k]] = now_s
+        self._points.add(point)
+        own = OWN if len(self._points) > len(self.measured_s) else 0.0
+        step = self._alpha * error / (squares + own)
         for k, share in steps:
             self._processors[k] += step * share
-            self.measured_s[self.letters[k]] = now_s
-        self._own[point] += step * OWN
+        self._own[point] += step * own
 
     def factor(self, now_s: float) -> Floats:
         """float32 [n]: what to multiply the predictions by."""
