@@ -9,14 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.hpp"
+
 namespace py = pybind11;
 
 namespace piqi::bindings {
 namespace {
-
-std::string describe(const py::array& array) {
-  return py::str(array.dtype()).cast<std::string>() + " " + py::str(array.attr("shape")).cast<std::string>();
-}
 
 // Before 3.13, Python ends a thread that asks for the GIL while the interpreter shuts down by unwinding its
 // stack, past destructors that need Python. A thread of ours waits for the process to end instead, as it does
@@ -67,8 +65,7 @@ class PythonSubGraph final : public PreparedSubGraph {
         inputs_(sub_graph.receivers),
         outputs_(sub_graph.senders),
         prepared_(std::move(prepared)),
-        where_("layers " + std::to_string(sub_graph.first_layer) + " to " +
-               std::to_string(sub_graph.last_layer)) {}
+        where_(layer_range(sub_graph)) {}
 
   ~PythonSubGraph() override {
     if (!Py_IsInitialized()) {
@@ -164,30 +161,6 @@ class PythonBackend final : public Backend {
 };
 
 }  // namespace
-
-py::dtype dtype_of(DataType type) {
-  return py::dtype(std::string(to_string(type)));
-}
-
-void check_array(const py::array& array, const Tensor& tensor) {
-  const bool same_shape =
-      std::equal(tensor.shape.begin(), tensor.shape.end(), array.shape(), array.shape() + array.ndim(),
-                 [](size_t a, py::ssize_t b) { return static_cast<py::ssize_t>(a) == b; });
-  if (!same_shape || !array.dtype().equal(dtype_of(tensor.type)) || !(array.flags() & py::array::c_style))
-    throw GraphError("tensor '" + tensor.name + "': expected dense " + to_string(tensor.type) + " " +
-                     to_string(tensor.shape) + ", got " + describe(array));
-}
-
-py::array as_array(const py::handle& object, const Tensor& tensor) {
-  py::array array = py::array::ensure(object, py::array::c_style);
-  if (!array) throw GraphError("tensor '" + tensor.name + "': expected an array");
-  check_array(array, tensor);
-  return array;
-}
-
-py::array empty_array(const Tensor& tensor) {
-  return py::array(dtype_of(tensor.type), std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()));
-}
 
 std::shared_ptr<Backend> make_python_backend(py::object backend) {
   return std::make_shared<PythonBackend>(std::move(backend));

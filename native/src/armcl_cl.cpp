@@ -1,6 +1,4 @@
 // A GPU on the Arm Compute Library's OpenCL functions. Tensors inside of a sub-graph stay on the GPU.
-#include "piqi/backend.hpp"
-
 #if defined(PIQI_ARMCL)
 #include <arm_compute/core/CL/CLHelpers.h>
 #include <arm_compute/runtime/CL/CLFunctions.h>
@@ -14,7 +12,7 @@
 #include <utility>
 
 #include "armcl_functions.hpp"
-#include "armcl_sequence.hpp"
+#include "piqi/backend.hpp"
 
 namespace piqi {
 namespace {
@@ -44,30 +42,8 @@ struct OpenCl {
   static constexpr const char* name = "OpenCL";
   using Tensor = acl::CLTensor;
   using ITensor = acl::ICLTensor;
-  using Activation = acl::CLActivationLayer;
-  using Addition = acl::CLArithmeticAddition;
-  using Subtraction = acl::CLArithmeticSubtraction;
-  using Multiplication = acl::CLPixelWiseMultiplication;
-  using Concatenate = acl::CLConcatenateLayer;
-  using Convolution = acl::CLConvolutionLayer;
-  using Deconvolution = acl::CLDeconvolutionLayer;
-  using Depthwise = acl::CLDepthwiseConvolutionLayer;
-  using FullyConnected = acl::CLFullyConnectedLayer;
-  using Mean = acl::CLReduceMean;
-  using Normalization = acl::CLNormalizationLayer;
-  using Pad = acl::CLPadLayer;
-  using Pooling = acl::CLPoolingLayer;
-  using Reshape = acl::CLReshapeLayer;
-  using Scale = acl::CLScale;
-  using Softmax = acl::CLSoftmaxLayer;
-  using Split = acl::CLSplit;
-  using StridedSlice = acl::CLStridedSlice;
+  PIQI_ARMCL_FUNCTIONS(CL);
 
-  static std::shared_ptr<Tensor> make_tensor(const acl::TensorInfo& info) {
-    auto tensor = std::make_shared<Tensor>();
-    tensor->allocator()->init(info);
-    return tensor;
-  }
   static void fill(Tensor& tensor, const void* data) {
     tensor.allocator()->allocate();
     Mapped mapped(tensor);
@@ -89,7 +65,7 @@ class ClSubGraph final : public PreparedSubGraph {
     for (TensorId id : inputs_) external(id);
     for (const Step& step : sub_graph.steps) {
       for (OperatorId id : step.operators) add(graph_->operators()[id]);
-      step_ends_.push_back(nodes_.size());
+      steps_.push_back(nodes_.size());
     }
     for (TensorId id : outputs_) external(id);
     guarded("armcl_cl", [&] {
@@ -124,7 +100,7 @@ class ClSubGraph final : public PreparedSubGraph {
   void run_step(size_t step, pthreadpool_t) override {
     const std::lock_guard lock(gpu_mutex());
     guarded("armcl_cl", [&] {
-      for (size_t i = step == 0 ? 0 : step_ends_[step - 1]; i < step_ends_[step]; ++i) nodes_[i].run();
+      for (size_t i = steps_[step]; i < steps_[step + 1]; ++i) nodes_[i].run();
       acl::CLScheduler::get().sync();
     });
   }
@@ -158,7 +134,7 @@ class ClSubGraph final : public PreparedSubGraph {
 
   Slot& slot(TensorId id) {
     Slot& found = slots_[id];
-    if (!found.tensor) found.tensor = OpenCl::make_tensor(info_of(graph_->tensor(id).shape, type_));
+    if (!found.tensor) found.tensor = make_tensor<acl::CLTensor>(info_of(graph_->tensor(id).shape, type_));
     return found;
   }
   // Written before the first node, or read after the last.
@@ -216,7 +192,7 @@ class ClSubGraph final : public PreparedSubGraph {
   // Lives for the next `nodes` nodes.
   acl::CLTensor* temporary(const Shape& shape, size_t nodes) {
     Slot& made = slots_[graph_->tensors().size() + slots_.size()];
-    made = {OpenCl::make_tensor(info_of(shape, type_)), nodes_.size(), nodes_.size() + nodes};
+    made = {make_tensor<acl::CLTensor>(info_of(shape, type_)), nodes_.size(), nodes_.size() + nodes};
     return made.tensor.get();
   }
 
@@ -265,7 +241,7 @@ class ClSubGraph final : public PreparedSubGraph {
   const std::shared_ptr<std::atomic<uint64_t>> copied_bytes_;
   std::map<TensorId, Slot> slots_;
   std::vector<Node> nodes_;
-  std::vector<size_t> step_ends_;
+  std::vector<size_t> steps_{0};  // where each begins in nodes_, and where the last ends
   std::vector<void*> output_data_;
   size_t buffer_bytes_ = 0, constant_bytes_ = 0;
 };
@@ -324,10 +300,7 @@ class ClBackend final : public VendorBackend {
 
   std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
                                             const SubGraph& sub_graph, KernelCache&) override {
-    if (sub_graph.partition)
-      throw UnsupportedError("armcl_cl computes in floating point; it cannot run the partition of layers " +
-                             std::to_string(sub_graph.first_layer) + " to " +
-                             std::to_string(sub_graph.last_layer));
+    refuse_partition(sub_graph, "armcl_cl", "floating point");
     return std::make_unique<ClSubGraph>(graph, sub_graph, type_, copied_bytes_);
   }
 
@@ -348,16 +321,6 @@ class ClBackend final : public VendorBackend {
 
 std::shared_ptr<VendorBackend> make_armcl_cl_backend(bool half) {
   return guarded("armcl_cl", [&] { return std::make_shared<ClBackend>(half); });
-}
-
-}  // namespace piqi
-
-#else
-
-namespace piqi {
-
-std::shared_ptr<VendorBackend> make_armcl_cl_backend(bool) {
-  throw BackendError("armcl_cl: this build has no Arm Compute Library (its headers were not found)");
 }
 
 }  // namespace piqi

@@ -21,6 +21,35 @@ class NoFunctionError : public UnsupportedError {
   using UnsupportedError::UnsupportedError;
 };
 
+/// The names that Functions uses, of the functions of one kind of processor: NE or CL.
+#define PIQI_ARMCL_FUNCTIONS(prefix)                           \
+  using Activation = acl::prefix##ActivationLayer;             \
+  using Addition = acl::prefix##ArithmeticAddition;            \
+  using Subtraction = acl::prefix##ArithmeticSubtraction;      \
+  using Multiplication = acl::prefix##PixelWiseMultiplication; \
+  using Concatenate = acl::prefix##ConcatenateLayer;           \
+  using Convolution = acl::prefix##ConvolutionLayer;           \
+  using Deconvolution = acl::prefix##DeconvolutionLayer;       \
+  using Depthwise = acl::prefix##DepthwiseConvolutionLayer;    \
+  using FullyConnected = acl::prefix##FullyConnectedLayer;     \
+  using Mean = acl::prefix##ReduceMean;                        \
+  using Normalization = acl::prefix##NormalizationLayer;       \
+  using Pad = acl::prefix##PadLayer;                           \
+  using Pooling = acl::prefix##PoolingLayer;                   \
+  using Reshape = acl::prefix##ReshapeLayer;                   \
+  using Scale = acl::prefix##Scale;                            \
+  using Softmax = acl::prefix##SoftmaxLayer;                   \
+  using Split = acl::prefix##Split;                            \
+  using StridedSlice = acl::prefix##StridedSlice
+
+/// A tensor of the library's, without memory yet.
+template <typename Tensor>
+std::shared_ptr<Tensor> make_tensor(const acl::TensorInfo& info) {
+  auto tensor = std::make_shared<Tensor>();
+  tensor->allocator()->init(info);
+  return tensor;
+}
+
 /// The functions of one operator, and the tensors that are theirs alone. `Library` names the functions.
 template <typename Library>
 class Functions {
@@ -66,8 +95,7 @@ class Functions {
   void configure(const std::vector<Tensor*>& inputs, const std::vector<Tensor*>& outputs) {
     if (view_.type() != DataType::Float32 || view_.output().type != DataType::Float32)
       missing("only float32 is computed");
-    operands_.clear();
-    for (size_t i = 0; i < inputs.size(); ++i) operands_.push_back(inputs[i] ? inputs[i] : nullptr);
+    operands_ = inputs;
     outputs_ = outputs;
     dispatch();
   }
@@ -127,12 +155,12 @@ class Functions {
   /// A part of input i, as large as `shape`, from its beginning or `parts` times as far behind.
   Tensor* constant(size_t i, const Shape& shape, size_t parts = 0) {
     const auto* const values = static_cast<const float*>(view_.input(i).data.get());
-    const auto tensor = Library::make_tensor(info_of(shape, type_));
+    const auto tensor = make_tensor<Tensor>(info_of(shape, type_));
     constants_.emplace_back(tensor, values + parts * element_count(shape));
     return tensor.get();
   }
   Tensor* temporary(const Shape& shape) {
-    temporaries_.push_back(Library::make_tensor(info_of(shape, type_)));
+    temporaries_.push_back(make_tensor<Tensor>(info_of(shape, type_)));
     return temporaries_.back().get();
   }
   Tensor* operand(size_t i) { return operands_[i] ? operands_[i] : constant(i, view_.input(i).shape); }

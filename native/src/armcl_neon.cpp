@@ -1,14 +1,11 @@
 // Processors with NEON on the Arm Compute Library's functions; operators that it has none for run on our own
 // kernels.
-#include "piqi/backend.hpp"
-
 #if defined(PIQI_ARMCL)
 #include <arm_compute/runtime/NEON/NEFunctions.h>
 #include <arm_compute/runtime/Tensor.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <map>
 #include <mutex>
 #include <set>
@@ -18,7 +15,8 @@
 #include "armcl_functions.hpp"
 #include "armcl_memory.hpp"
 #include "armcl_scheduler.hpp"
-#include "armcl_sequence.hpp"
+#include "piqi/backend.hpp"
+#include "sequence_sub_graph.hpp"
 
 namespace piqi {
 namespace {
@@ -29,30 +27,8 @@ struct Neon {
   static constexpr const char* name = "NEON";
   using Tensor = acl::Tensor;
   using ITensor = acl::ITensor;
-  using Activation = acl::NEActivationLayer;
-  using Addition = acl::NEArithmeticAddition;
-  using Subtraction = acl::NEArithmeticSubtraction;
-  using Multiplication = acl::NEPixelWiseMultiplication;
-  using Concatenate = acl::NEConcatenateLayer;
-  using Convolution = acl::NEConvolutionLayer;
-  using Deconvolution = acl::NEDeconvolutionLayer;
-  using Depthwise = acl::NEDepthwiseConvolutionLayer;
-  using FullyConnected = acl::NEFullyConnectedLayer;
-  using Mean = acl::NEReduceMean;
-  using Normalization = acl::NENormalizationLayer;
-  using Pad = acl::NEPadLayer;
-  using Pooling = acl::NEPoolingLayer;
-  using Reshape = acl::NEReshapeLayer;
-  using Scale = acl::NEScale;
-  using Softmax = acl::NESoftmaxLayer;
-  using Split = acl::NESplit;
-  using StridedSlice = acl::NEStridedSlice;
+  PIQI_ARMCL_FUNCTIONS(NE);
 
-  static std::shared_ptr<Tensor> make_tensor(const acl::TensorInfo& info) {
-    auto tensor = std::make_shared<Tensor>();
-    tensor->allocator()->init(info);
-    return tensor;
-  }
   /// Constants without padding stay where they are.
   static void fill(Tensor& tensor, const void* data) {
     if (is_dense(*tensor.info())) {
@@ -123,7 +99,7 @@ class NeonKernel final : public Kernel {
   };
 
   static acl::Tensor* add(std::vector<Operand>& operands, const Shape& shape) {
-    operands.push_back({Neon::make_tensor(info_of(shape, acl::DataType::F32))});
+    operands.push_back({make_tensor<acl::Tensor>(info_of(shape, acl::DataType::F32))});
     return operands.back().tensor.get();
   }
 
@@ -160,12 +136,9 @@ class NeonBackend final : public VendorBackend {
 
   std::unique_ptr<PreparedSubGraph> prepare(const std::shared_ptr<const Graph>& graph,
                                             const SubGraph& sub_graph, KernelCache& cache) override {
-    if (sub_graph.partition)
-      throw UnsupportedError("armcl_neon computes in float32; it cannot run the partition of layers " +
-                             std::to_string(sub_graph.first_layer) + " to " +
-                             std::to_string(sub_graph.last_layer));
-    return std::make_unique<KernelSequence>(graph, sub_graph, cache.arenas(),
-                                            [&](const Operator& op) { return kernel(graph, op, cache); });
+    refuse_partition(sub_graph, "armcl_neon", "float32");
+    const auto make = [&](const Operator& op) { return kernel(graph, op, cache); };
+    return prepare_sequence(graph, sub_graph, make, cache.arenas());
   }
 
   std::string library() const override { return library_file(); }
@@ -178,8 +151,8 @@ class NeonBackend final : public VendorBackend {
 
  private:
   /// Sub-graphs of many configurations share a kernel, as they do those of the KernelCache.
-  KernelSequence::Made kernel(const std::shared_ptr<const Graph>& graph, const Operator& op,
-                              KernelCache& cache) {
+  OperatorSequence::Made kernel(const std::shared_ptr<const Graph>& graph, const Operator& op,
+                                KernelCache& cache) {
     const std::lock_guard lock(mutex_);
     for (auto i = kernels_.begin(); i != kernels_.end();)
       i = i->second.expired() ? kernels_.erase(i) : std::next(i);
@@ -207,16 +180,6 @@ class NeonBackend final : public VendorBackend {
 
 std::shared_ptr<VendorBackend> make_armcl_neon_backend(size_t threads) {
   return guarded("armcl_neon", [&] { return std::make_shared<NeonBackend>(static_cast<unsigned>(threads)); });
-}
-
-}  // namespace piqi
-
-#else
-
-namespace piqi {
-
-std::shared_ptr<VendorBackend> make_armcl_neon_backend(size_t) {
-  throw BackendError("armcl_neon: this build has no Arm Compute Library (its headers were not found)");
 }
 
 }  // namespace piqi

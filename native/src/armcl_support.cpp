@@ -93,6 +93,12 @@ void copy_out(const uint8_t* buffer, const acl::ITensorInfo& info, void* dense) 
   });
 }
 
+void refuse_partition(const SubGraph& sub_graph, const char* backend, const char* what) {
+  if (sub_graph.partition)
+    throw UnsupportedError(std::string(backend) + " computes in " + what +
+                           "; it cannot run the partition of " + layer_range(sub_graph));
+}
+
 std::string library_file() {
   Dl_info info;
   // Any function of the library will do.

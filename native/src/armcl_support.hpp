@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kernel_support.hpp"
+#include "piqi/graph_creator.hpp"
 
 namespace piqi::armcl {
 
@@ -33,6 +34,9 @@ void copy_out(const uint8_t* buffer, const acl::ITensorInfo& info, void* dense);
 
 /// Whether the library keeps the tensor as we do: float32 without padding.
 bool is_dense(const acl::ITensorInfo& info);
+
+/// Throws UnsupportedError for a sub-graph that is a partition; `backend` computes in `what`.
+void refuse_partition(const SubGraph& sub_graph, const char* backend, const char* what);
 
 /// "libarm_compute.so.20": the file of the library that was loaded.
 std::string library_file();

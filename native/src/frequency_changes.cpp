@@ -1,5 +1,8 @@
 #include "frequency_changes.hpp"
 
+#include <algorithm>
+#include <map>
+#include <set>
 #include <utility>
 
 namespace piqi {
@@ -8,8 +11,9 @@ namespace {
 // What changes are worth is not judged before; the first frame is slower than any other.
 constexpr uint64_t learning_frames = 4;
 
+// What is far off counts as twice the average: one frame that was disturbed says little.
 void average(int64_t& average_ns, int64_t time_ns) {
-  average_ns = average_ns == 0 ? time_ns : average_ns + (time_ns - average_ns) / 4;
+  average_ns = average_ns == 0 ? time_ns : average_ns + (std::min(time_ns, 2 * average_ns) - average_ns) / 4;
 }
 
 size_t step_count(const CutGraph& cut) {
@@ -21,8 +25,8 @@ size_t step_count(const CutGraph& cut) {
 }  // namespace
 
 FrequencyChanges::FrequencyChanges(const Board& board, const CutGraph& cut, const Plan& plan,
-                                   std::shared_ptr<Governor> governor, bool judge)
-    : governor_(std::move(governor)), judge_(judge), averages_ns_(step_count(cut)) {
+                                   std::shared_ptr<Governor> governor, bool frames_overlap)
+    : governor_(std::move(governor)), averages_ns_(step_count(cut)) {
   size_t number = 0;
   for (const SubGraph& sub_graph : cut.sub_graphs) {
     sub_graphs_.push_back({number, {}});
@@ -32,29 +36,39 @@ FrequencyChanges::FrequencyChanges(const Board& board, const CutGraph& cut, cons
         const size_t domain = board.domain_of(request.processor);
         if (governor_ && domain != npos)
           sub_graphs_.back().requests.back().push_back(
-              {domain, request.index, &board.processors()[request.processor], number, npos});
+              {domain, request.index, &board.processors()[request.processor], number});
       }
       ++number;
     }
   }
-  find_stays();
+  find_stays(frames_overlap);
 }
 
-void FrequencyChanges::find_stays() {
-  std::vector<std::vector<Request>*> steps;
-  for (SubGraphSteps& sub_graph : sub_graphs_)
-    for (std::vector<Request>& requests : sub_graph.requests) steps.push_back(&requests);
-  for (std::vector<Request>* requests : steps)
-    for (Request& request : *requests)
-      for (size_t i = 1; i < steps.size() && request.stay == npos; ++i)
-        for (const Request& other : *steps[(request.step + i) % steps.size()])
-          if (other.domain == request.domain && other.index != request.index) request.stay = i;
+void FrequencyChanges::find_stays(bool frames_overlap) {
+  std::vector<const std::vector<Request>*> steps;
+  std::map<size_t, std::set<const SubGraphSteps*>> askers;  // by domain
+  for (const SubGraphSteps& sub_graph : sub_graphs_)
+    for (const std::vector<Request>& requests : sub_graph.requests) {
+      steps.push_back(&requests);
+      for (const Request& request : requests) askers[request.domain].insert(&sub_graph);
+    }
+  for (SubGraphSteps& sub_graph : sub_graphs_) {
+    sub_graph.round_first = frames_overlap ? sub_graph.first : 0;
+    sub_graph.round_count = frames_overlap ? sub_graph.requests.size() : steps.size();
+    for (std::vector<Request>& requests : sub_graph.requests)
+      for (Request& request : requests) {
+        if (frames_overlap && askers[request.domain].size() > 1) continue;
+        for (size_t i = 1; i < sub_graph.round_count && request.stay == npos; ++i)
+          for (const Request& other : *steps[sub_graph.behind(request.step, i)])
+            if (other.domain == request.domain && other.index != request.index) request.stay = i;
+      }
+  }
 }
 
 void FrequencyChanges::ask(size_t sub_graph, size_t step) {
   SubGraphSteps& steps = sub_graphs_[sub_graph];
   for (Request& request : steps.requests[step])
-    if (pays(request, steps.frames)) governor_->request(request.domain, request.index);
+    if (pays(request, steps)) governor_->request(request.domain, request.index);
 }
 
 void FrequencyChanges::took(size_t sub_graph, size_t step, int64_t time_ns) {
@@ -70,17 +84,17 @@ void FrequencyChanges::took(size_t sub_graph, size_t step, int64_t time_ns) {
 // its steps show it only as far as the delay is right: they take longer than the delay if, and only if, they
 // would at the frequency in force. So these count until the others are known; else a change whose delay is
 // shorter than measured would be made and skipped in turn.
-bool FrequencyChanges::pays(Request& request, uint64_t frames) {
+bool FrequencyChanges::pays(Request& request, const SubGraphSteps& steps) {
   const std::vector<uint64_t>& delays_us = request.processor->delays_us;
-  if (!judge_ || delays_us.empty() || request.stay == npos) return true;
+  if (delays_us.empty() || request.stay == npos) return true;
   const bool skipped = std::exchange(request.skipped, false);
   const size_t found = governor_->in_force(request.domain);
-  if (frames < learning_frames || found == Governor::unknown || found == request.index) return true;
+  if (steps.frames < learning_frames || found == Governor::unknown || found == request.index) return true;
   const uint64_t delay_us = delays_us[found * request.processor->freqs_khz.size() + request.index];
   if (delay_us == 0) return true;
   int64_t stay_ns = 0;
   for (size_t i = 0; i < request.stay; ++i) {
-    const int64_t step_ns = averages_ns_[(request.step + i) % averages_ns_.size()];
+    const int64_t step_ns = averages_ns_[steps.behind(request.step, i)];
     if (step_ns == 0) return true;  // its sub-graph has not finished a frame yet
     stay_ns += step_ns;
   }

@@ -15,14 +15,15 @@ namespace piqi {
 
 /// Asks the governor before each step, but not for a change that takes effect too late: one whose delay
 /// (Processor::delays_us) is not shorter than the steps until its processor is next asked for something else,
-/// at the frequency in force, over the end of the frame (docs/dvfs.md). What steps take, it learns from the
-/// frames; nothing is skipped before it has seen some. Threads: each sub-graph's calls ask() and took() for
-/// it.
+/// at the frequency in force, over the end of the frame (docs/dvfs.md). Where frames overlap, other
+/// sub-graphs run beside these steps, not between them: a processor that one sub-graph alone asks for goes
+/// through that sub-graph's steps and begins them again; one that several ask for gets every change. What
+/// steps take, it learns from the frames; nothing is skipped before it has seen some. Threads: each
+/// sub-graph's calls ask() and took() for it.
 class FrequencyChanges {
  public:
-  /// `judge`: false, every change is made; in a pipeline nobody knows what is asked for next.
   FrequencyChanges(const Board& board, const CutGraph& cut, const Plan& plan,
-                   std::shared_ptr<Governor> governor, bool judge);
+                   std::shared_ptr<Governor> governor, bool frames_overlap);
 
   /// Throws DeviceError.
   void ask(size_t sub_graph, size_t step);
@@ -34,20 +35,25 @@ class FrequencyChanges {
     size_t domain, index;
     const Processor* processor;
     size_t step;               // of all sub-graphs' steps, in order
-    size_t stay;               // steps until the domain is asked for another index; npos: it never is
+    size_t stay = npos;        // steps until the domain is asked for another index; npos: never, or unknown
     bool skipped = false;      // in the last frame
     int64_t unchanged_ns = 0;  // what the stay takes where the change is skipped; 0: it never was
   };
   struct SubGraphSteps {
     size_t first;  // of all steps
     std::vector<std::vector<Request>> requests;
+    // The steps that follow one another on its processors, again and again.
+    size_t round_first = 0, round_count = 0;
     uint64_t frames = 0;
+
+    size_t behind(size_t step, size_t i) const {
+      return round_first + (step - round_first + i) % round_count;
+    }
   };
-  void find_stays();
-  bool pays(Request& request, uint64_t frames);
+  void find_stays(bool frames_overlap);
+  bool pays(Request& request, const SubGraphSteps& steps);
 
   const std::shared_ptr<Governor> governor_;
-  const bool judge_;
   std::vector<SubGraphSteps> sub_graphs_;
   std::vector<std::atomic<int64_t>> averages_ns_;  // of all steps
 };

@@ -29,6 +29,14 @@ std::vector<SubGraph> runs_of_layers(const Graph& graph, const Plan& plan) {
 
 }  // namespace
 
+std::string layer_range(size_t first_layer, size_t last_layer) {
+  return "layers " + std::to_string(first_layer) + " to " + std::to_string(last_layer);
+}
+
+std::string layer_range(const SubGraph& sub_graph) {
+  return layer_range(sub_graph.first_layer, sub_graph.last_layer);
+}
+
 CutGraph GraphCreator::create(const Graph& graph, const Plan& plan) {
   if (!graph.finished()) throw GraphError(graph.name() + ": finish() was not called");
   if (plan.layer_count() != graph.layer_count())

@@ -106,8 +106,8 @@ void GraphManager::trim(std::chrono::milliseconds patience) {
   std::string stuck;
   for (const auto& [key, closed] : closing)
     if (closed.wait_until(deadline) != std::future_status::ready)
-      stuck += (stuck.empty() ? "layers " : ", layers ") + std::to_string(std::get<2>(key)) + " to " +
-               std::to_string(std::get<3>(key)) + " on " + std::get<0>(key);
+      stuck += (stuck.empty() ? "" : ", ") + layer_range(std::get<2>(key), std::get<3>(key)) + " on " +
+               std::get<0>(key);
   if (!stuck.empty())
     throw TimeoutError("did not close in " + std::to_string(patience.count()) + " ms: " + stuck);
 }

@@ -3,22 +3,11 @@
 #include <cstring>
 
 namespace piqi {
-namespace {
-
-Processor unpinned(size_t threads) {
-  Processor processor;
-  processor.threads = threads;
-  return processor;
-}
-
-}  // namespace
 
 Interpreter::Interpreter(std::shared_ptr<const Graph> graph, size_t threads, bool keep_all)
-    : graph_(std::move(graph)), pool_(unpinned(threads)) {
+    : graph_(std::move(graph)), pool_(threads) {
   if (!graph_->finished()) throw GraphError(graph_->name() + ": finish() was not called");
-  std::vector<OperatorId> operators(graph_->operators().size());
-  for (OperatorId id = 0; id < operators.size(); ++id) operators[id] = id;
-  sequence_ = std::make_unique<OperatorSequence>(graph_, std::move(operators), graph_->inputs(),
+  sequence_ = std::make_unique<OperatorSequence>(graph_, all_operators(*graph_), graph_->inputs(),
                                                  graph_->outputs(), cache_, keep_all);
   std::vector<const void*> inputs;
   std::vector<void*> outputs;

@@ -2,7 +2,7 @@
 // at creation.
 #include <tuple>
 
-#include "kernel_xnnpack.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 namespace {
@@ -36,8 +36,9 @@ Weights weights_of(const OperatorView& view, size_t channels) {
 
 /// Calls create(geometry..., what the type asks for..., flags, op).
 template <typename Function, typename Geometry, typename... Rest>
-xnn_status call(Function* create, const Geometry& geometry, Rest... rest) {
-  return std::apply(create, std::tuple_cat(geometry, std::make_tuple(rest...)));
+xnn_status call(Function* create, xnn_operator_t* op, const Geometry& geometry, Rest... rest) {
+  return std::apply([&](auto... arguments) { return xnn_create_packed(create, op, arguments...); },
+                    std::tuple_cat(geometry, std::make_tuple(rest...)));
 }
 
 template <typename Function, typename Geometry>
@@ -45,8 +46,8 @@ XnnCreate create_f32(Function* create, const OperatorView& view, Geometry geomet
   const Weights w = weights_of(view, 0);
   const OperatorParameters& p = view.parameters();
   return [=, &p](xnn_operator_t* op) {
-    return call(create, geometry, static_cast<const float*>(w.data), static_cast<const float*>(w.bias),
-                p.clamp_min, p.clamp_max, flags, op);
+    return call(create, op, geometry, static_cast<const float*>(w.data), static_cast<const float*>(w.bias),
+                p.clamp_min, p.clamp_max, flags);
   };
 }
 
@@ -59,9 +60,10 @@ XnnCreate create_q8(Function* create, const OperatorView& view, Geometry geometr
     const auto head =
         std::tuple_cat(geometry, std::make_tuple(static_cast<T>(in.zero_point), static_cast<float>(in.scale)),
                        kernel_quantization());
-    return call(create, head, static_cast<const T*>(weights.data), static_cast<const int32_t*>(weights.bias),
-                static_cast<T>(out.zero_point), static_cast<float>(out.scale), static_cast<T>(out.lowest),
-                static_cast<T>(out.highest), flags, op);
+    return call(create, op, head, static_cast<const T*>(weights.data),
+                static_cast<const int32_t*>(weights.bias), static_cast<T>(out.zero_point),
+                static_cast<float>(out.scale), static_cast<T>(out.lowest), static_cast<T>(out.highest),
+                flags);
   };
 }
 
@@ -92,21 +94,24 @@ std::shared_ptr<Kernel> make_conv(const OperatorView& view, const Geometry& geom
   const Weights weights = weights_of(view, channels);
   switch (view.type()) {
     case DataType::Float32:
-      return make_xnn_kernel(view, 1, create_f32(xnn_create_convolution2d_nhwc_f32, view, geometry, flags),
-                             xnn_setup<float>(xnn_setup_convolution2d_nhwc_f32, batch, height, width));
+      return make_xnn_kernel(
+          view, 1,
+          {create_f32(xnn_create_convolution2d_nhwc_f32, view, geometry, flags),
+           xnn_setup<float>(PIQI_XNN_SETUP(convolution2d_nhwc_f32), batch, height, width)});
     case DataType::Int8: {
       // One scale is a special case of one for each channel; XNNPACK's inner loops are the same.
       const auto scales = [held = weights.scales] { return std::make_tuple(held.data()); };
       return make_xnn_kernel(
           view, 1,
-          create_q8<int8_t>(xnn_create_convolution2d_nhwc_qc8, view, geometry, weights, scales, flags),
-          xnn_setup<int8_t>(xnn_setup_convolution2d_nhwc_qc8, batch, height, width));
+          {create_q8<int8_t>(xnn_create_convolution2d_nhwc_qs8_qc8w, view, geometry, weights, scales, flags),
+           xnn_setup<int8_t>(PIQI_XNN_SETUP(convolution2d_nhwc_qs8_qc8w), batch, height, width)});
     }
     default:
-      return make_xnn_kernel(view, 1,
-                             create_q8<uint8_t>(xnn_create_convolution2d_nhwc_qu8, view, geometry, weights,
-                                                zero_point_and_scale(weights), flags),
-                             xnn_setup<uint8_t>(xnn_setup_convolution2d_nhwc_qu8, batch, height, width));
+      return make_xnn_kernel(
+          view, 1,
+          {create_q8<uint8_t>(xnn_create_convolution2d_nhwc_qu8, view, geometry, weights,
+                              zero_point_and_scale(weights), flags),
+           xnn_setup<uint8_t>(PIQI_XNN_SETUP(convolution2d_nhwc_qu8), batch, height, width)});
   }
 }
 
@@ -154,13 +159,14 @@ std::shared_ptr<Kernel> make_fully_connected(const OperatorView& view) {
   const auto geometry = std::make_tuple(inputs, outputs, inputs, outputs);
   const Weights weights = weights_of(view, outputs);
   if (view.is_float()) {
-    return make_xnn_kernel(view, 1, create_f32(xnn_create_fully_connected_nc_f32, view, geometry, 0),
-                           xnn_setup<float>(xnn_setup_fully_connected_nc_f32, batch));
+    return make_xnn_kernel(view, 1,
+                           {create_f32(xnn_create_fully_connected_nc_f32, view, geometry, 0),
+                            xnn_setup<float>(PIQI_XNN_SETUP(fully_connected_nc_f32), batch)});
   }
   return make_xnn_kernel(view, 1,
-                         create_q8<uint8_t>(xnn_create_fully_connected_nc_qu8, view, geometry, weights,
-                                            zero_point_and_scale(weights), 0),
-                         xnn_setup<uint8_t>(xnn_setup_fully_connected_nc_qu8, batch));
+                         {create_q8<uint8_t>(xnn_create_fully_connected_nc_qu8, view, geometry, weights,
+                                             zero_point_and_scale(weights), 0),
+                          xnn_setup<uint8_t>(PIQI_XNN_SETUP(fully_connected_nc_qu8), batch)});
 }
 
 std::shared_ptr<Kernel> make_transpose_convolution(const OperatorView& view) {
@@ -184,24 +190,26 @@ std::shared_ptr<Kernel> make_transpose_convolution(const OperatorView& view) {
   const auto geometry =
       std::make_tuple(u32(p.pad_top), right.padding, bottom.padding, u32(p.pad_left), u32(w[1]), u32(w[2]),
                       u32(p.stride_height), u32(p.stride_width), 1u, 1u, 1u, x[3], y[3], x[3], y[3]);
-  const auto setup = [&](auto type, auto* function) {
+  const auto setup = [&](auto type, auto function) {
     return xnn_setup<decltype(type)>(function, x[0], x[1], x[2], bottom.adjustment, right.adjustment);
   };
   switch (view.type()) {
     case DataType::Float32:
-      return make_xnn_kernel(view, 1, create_f32(xnn_create_deconvolution2d_nhwc_f32, view, geometry, 0),
-                             setup(float{}, xnn_setup_deconvolution2d_nhwc_f32));
+      return make_xnn_kernel(view, 1,
+                             {create_f32(xnn_create_deconvolution2d_nhwc_f32, view, geometry, 0),
+                              setup(float{}, PIQI_XNN_SETUP(deconvolution2d_nhwc_f32))});
     case DataType::Int8: {
       const auto scale = [value = weights.scales[0]] { return std::make_tuple(value); };
       return make_xnn_kernel(
-          view, 1, create_q8<int8_t>(xnn_create_deconvolution2d_nhwc_qs8, view, geometry, weights, scale, 0),
-          setup(int8_t{}, xnn_setup_deconvolution2d_nhwc_qs8));
+          view, 1,
+          {create_q8<int8_t>(xnn_create_deconvolution2d_nhwc_qs8, view, geometry, weights, scale, 0),
+           setup(int8_t{}, PIQI_XNN_SETUP(deconvolution2d_nhwc_qs8))});
     }
     default:
       return make_xnn_kernel(view, 1,
-                             create_q8<uint8_t>(xnn_create_deconvolution2d_nhwc_qu8, view, geometry, weights,
-                                                zero_point_and_scale(weights), 0),
-                             setup(uint8_t{}, xnn_setup_deconvolution2d_nhwc_qu8));
+                             {create_q8<uint8_t>(xnn_create_deconvolution2d_nhwc_qu8, view, geometry, weights,
+                                                 zero_point_and_scale(weights), 0),
+                              setup(uint8_t{}, PIQI_XNN_SETUP(deconvolution2d_nhwc_qu8))});
   }
 }
 

@@ -1,5 +1,5 @@
 // Mean over any axes.
-#include "kernel_xnnpack.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 namespace {
@@ -90,13 +90,7 @@ std::shared_ptr<Kernel> make_mean(const OperatorView& view) {
   std::vector<size_t> axes = view.parameters().axes;
   std::sort(axes.begin(), axes.end());
   if (view.is_float() && x.size() == 4 && axes == std::vector<size_t>{1, 2}) {
-    const OperatorParameters& p = view.parameters();
-    return make_xnn_kernel(
-        view, 1,
-        [&](xnn_operator_t* op) {
-          return xnn_create_global_average_pooling_nwc_f32(x[3], x[3], x[3], p.clamp_min, p.clamp_max, 0, op);
-        },
-        xnn_setup<float>(xnn_setup_global_average_pooling_nwc_f32, x[0], x[1] * x[2]));
+    if (auto op = xnn_global_average(view.parameters(), x)) return make_xnn_kernel(view, 1, std::move(*op));
   }
   switch (view.type()) {
     case DataType::Float32:

@@ -1,7 +1,7 @@
 // Softmax and local response normalisation.
 #include <cmath>
 
-#include "kernel_xnnpack.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 namespace {
@@ -152,10 +152,7 @@ std::shared_ptr<Kernel> make_softmax(const OperatorView& view) {
   if (!view.is_float()) return make_quantized<QuantizedSoftmax>(view);
   const Shape& x = view.input(0).shape;
   if (view.parameters().beta != 1 || x.empty()) return std::make_shared<FloatSoftmax>(view);
-  const size_t depth = x.back();
-  return make_xnn_kernel(
-      view, 1, [&](xnn_operator_t* op) { return xnn_create_softmax_nc_f32(depth, depth, depth, 0, op); },
-      xnn_setup<float>(xnn_setup_softmax_nc_f32, element_count(x) / depth));
+  return make_xnn_kernel(view, 1, xnn_softmax(element_count(x) / x.back(), x.back()));
 }
 
 std::shared_ptr<Kernel> make_local_response_normalization(const OperatorView& view) {

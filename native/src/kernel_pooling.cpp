@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernel_xnnpack.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 namespace {
@@ -89,33 +89,16 @@ std::shared_ptr<Kernel> make_window_pool(const OperatorView& view) {
   return std::make_shared<WindowPool<uint8_t>>(view);
 }
 
-std::shared_ptr<Kernel> make_average_f32(const OperatorView& view) {
-  const OperatorParameters& p = view.parameters();
-  const Shape& x = view.input(0).shape;
-  return make_xnn_kernel(
-      view, 1,
-      [&](xnn_operator_t* op) {
-        return xnn_create_average_pooling2d_nhwc_f32(
-            u32(p.pad_top), u32(p.pad_right), u32(p.pad_bottom), u32(p.pad_left), u32(p.kernel_height),
-            u32(p.kernel_width), u32(p.stride_height), u32(p.stride_width), x[3], x[3], x[3], p.clamp_min,
-            p.clamp_max, 0, op);
-      },
-      xnn_setup<float>(xnn_setup_average_pooling2d_nhwc_f32, x[0], x[1], x[2]));
-}
-
-template <typename T, typename Create, typename Setup>
-std::shared_ptr<Kernel> make_max(const OperatorView& view, Create* create, Setup* setup, T lowest, T highest,
-                                 LookupTable table) {
-  const OperatorParameters& p = view.parameters();
-  const Shape& x = view.input(0).shape;
-  return make_xnn_kernel(
-      view, 1,
-      [&](xnn_operator_t* op) {
-        return create(u32(p.pad_top), u32(p.pad_right), u32(p.pad_bottom), u32(p.pad_left),
-                      u32(p.kernel_height), u32(p.kernel_width), u32(p.stride_height), u32(p.stride_width), 1,
-                      1, x[3], x[3], x[3], lowest, highest, 0, op);
-      },
-      xnn_setup<T>(setup, x[0], x[1], x[2]), std::move(table));
+/// XNNPACK's maximum does not requantise: where the sides differ, a table does it (and the clamp) behind it.
+template <typename T>
+std::shared_ptr<Kernel> make_max_8bit(const OperatorView& view) {
+  const Affine in = view.affine(view.input(0)), out = view.clamped_output();
+  const bool same = view.input(0).quantization == view.output().quantization;
+  const Affine& bounds = same ? out : in;
+  XnnOperator op = xnn_max_pool<T>(view.parameters(), view.input(0).shape, static_cast<T>(bounds.lowest),
+                                   static_cast<T>(bounds.highest));
+  if (!same) op.table = make_table(in, out, [](double real) { return real; });
+  return make_xnn_kernel(view, 1, std::move(op));
 }
 
 }  // namespace
@@ -127,23 +110,11 @@ std::shared_ptr<Kernel> make_pool(const OperatorView& view) {
     view.unsupported(std::string("cannot compute in ") + to_string(view.type()));
   // A window of one element is its own maximum and average; XNNPACK refuses it.
   if (p.kernel_height * p.kernel_width == 1) return make_window_pool(view);
+  const Shape& x = view.input(0).shape;
   if (view.op.kind == OperatorKind::AveragePool2d)
-    return view.is_float() ? make_average_f32(view) : make_window_pool(view);
-  if (view.is_float()) {
-    return make_max<float>(view, xnn_create_max_pooling2d_nhwc_f32, xnn_setup_max_pooling2d_nhwc_f32,
-                           p.clamp_min, p.clamp_max, {});
-  }
-  const Affine in = view.affine(view.input(0)), out = view.clamped_output();
-  // XNNPACK's maximum does not requantise: where the sides differ, a table does it (and the clamp) behind it.
-  const bool same = view.input(0).quantization == view.output().quantization;
-  LookupTable table = same ? LookupTable{} : make_table(in, out, [](double real) { return real; });
-  const int32_t lowest = same ? out.lowest : in.lowest, highest = same ? out.highest : in.highest;
-  if (view.type() == DataType::Int8) {
-    return make_max<int8_t>(view, xnn_create_max_pooling2d_nhwc_s8, xnn_setup_max_pooling2d_nhwc_s8,
-                            static_cast<int8_t>(lowest), static_cast<int8_t>(highest), std::move(table));
-  }
-  return make_max<uint8_t>(view, xnn_create_max_pooling2d_nhwc_u8, xnn_setup_max_pooling2d_nhwc_u8,
-                           static_cast<uint8_t>(lowest), static_cast<uint8_t>(highest), std::move(table));
+    return view.is_float() ? make_xnn_kernel(view, 1, xnn_average_pool(p, x)) : make_window_pool(view);
+  if (view.is_float()) return make_xnn_kernel(view, 1, xnn_max_pool<float>(p, x, p.clamp_min, p.clamp_max));
+  return view.type() == DataType::Int8 ? make_max_8bit<int8_t>(view) : make_max_8bit<uint8_t>(view);
 }
 
 }  // namespace piqi

@@ -1,5 +1,5 @@
 // Bilinear resize.
-#include "kernel_xnnpack.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 
@@ -12,19 +12,17 @@ std::shared_ptr<Kernel> make_resize_bilinear(const OperatorView& view) {
   const uint32_t flags = p.align_corners        ? XNN_FLAG_ALIGN_CORNERS
                          : p.half_pixel_centers ? 0
                                                 : XNN_FLAG_TENSORFLOW_LEGACY_MODE;
-  const auto make = [&](auto type, auto* create, auto* setup) {
-    return make_xnn_kernel(
-        view, 1, [&](xnn_operator_t* op) { return create(x[3], x[3], x[3], flags, op); },
-        xnn_setup<decltype(type)>(setup, x[0], x[1], x[2], y[1], y[2]),
-        requantization_table(view, view.input(0), view.output()));
+  const auto make = [&](XnnOperator op) {
+    op.table = requantization_table(view, view.input(0), view.output());
+    return make_xnn_kernel(view, 1, std::move(op));
   };
   switch (view.type()) {
     case DataType::Float32:
-      return make(float{}, xnn_create_resize_bilinear2d_nhwc_f32, xnn_setup_resize_bilinear2d_nhwc_f32);
+      return make(xnn_resize_bilinear<float>(flags, x, y));
     case DataType::Int8:
-      return make(int8_t{}, xnn_create_resize_bilinear2d_nhwc_s8, xnn_setup_resize_bilinear2d_nhwc_s8);
+      return make(xnn_resize_bilinear<int8_t>(flags, x, y));
     case DataType::UInt8:
-      return make(uint8_t{}, xnn_create_resize_bilinear2d_nhwc_u8, xnn_setup_resize_bilinear2d_nhwc_u8);
+      return make(xnn_resize_bilinear<uint8_t>(flags, x, y));
     default:
       view.unsupported(std::string("cannot compute in ") + to_string(view.type()));
   }

@@ -1,9 +1,10 @@
 #include "kernel_xnnpack.hpp"
 
+#include <cmath>
 #include <cstdlib>
-#include <mutex>
 
 #include "thread_pool_checks.hpp"
+#include "xnnpack_operators.hpp"
 
 namespace piqi {
 namespace {
@@ -36,17 +37,15 @@ struct DeleteOperator {
 
 class XnnKernel final : public BoundKernel {
  public:
-  XnnKernel(const OperatorView& view, size_t operands, const XnnCreate& create, XnnSetup setup,
-            LookupTable table)
+  XnnKernel(const OperatorView& view, size_t operands, XnnOperator parts)
       : BoundKernel(view, operands),
         label_(view.label()),
-        setup_(std::move(setup)),
-        table_(std::move(table)),
+        parts_(std::move(parts)),
         output_bytes_(view.output().size_bytes()) {
     initialize_xnnpack();
     const size_t before = allocated_bytes;
     xnn_operator_t op = nullptr;
-    check_xnnpack(create(&op), label_);
+    check_xnnpack(parts_.create(&op), label_);
     op_.reset(op);
     held_bytes_ = allocated_bytes - before;
   }
@@ -54,25 +53,37 @@ class XnnKernel final : public BoundKernel {
   void setup(const void* const* inputs, void* const* outputs, pthreadpool_t pool) override {
     BoundKernel::setup(inputs, outputs, pool);
     const size_t before = allocated_bytes;
-    check_xnnpack(setup_(op_.get(), BoundKernel::inputs(), BoundKernel::outputs(), pool), label_);
+    check_xnnpack(parts_.setup(op_.get(), BoundKernel::inputs(), BoundKernel::outputs(), pool), label_);
     held_bytes_ += allocated_bytes - before;
   }
 
   void run(pthreadpool_t pool) override {
     check_xnnpack(xnn_run_operator(op_.get(), pool), label_);
-    if (table_.empty()) return;
-    uint8_t* const bytes = output<uint8_t>();
-    parallel_for(
-        output_bytes_ < parallel_bytes ? nullptr : pool, output_bytes_, parallel_bytes / 4,
-        [&](size_t begin, size_t count) { copy_through(table_, bytes + begin, bytes + begin, count); });
+    if (!parts_.table.empty()) {
+      rework<uint8_t>(
+          pool, [&](uint8_t* values, size_t count) { copy_through(parts_.table, values, values, count); });
+    } else if (std::isfinite(parts_.clamp_min) || std::isfinite(parts_.clamp_max)) {
+      rework<float>(pool, [&](float* values, size_t count) {
+        for (size_t i = 0; i < count; ++i)
+          values[i] = std::min(std::max(values[i], parts_.clamp_min), parts_.clamp_max);
+      });
+    }
   }
 
-  size_t memory_bytes() const override { return BoundKernel::memory_bytes() + held_bytes_ + table_.size(); }
+  size_t memory_bytes() const override {
+    return BoundKernel::memory_bytes() + held_bytes_ + parts_.table.size();
+  }
 
  private:
+  template <typename T, typename Function>
+  void rework(pthreadpool_t pool, const Function& function) const {
+    const size_t count = output_bytes_ / sizeof(T);
+    parallel_for(output_bytes_ < parallel_bytes ? nullptr : pool, count, parallel_bytes / 4,
+                 [&](size_t begin, size_t size) { function(output<T>() + begin, size); });
+  }
+
   const std::string label_;
-  const XnnSetup setup_;
-  const LookupTable table_;
+  const XnnOperator parts_;
   const size_t output_bytes_;
   std::unique_ptr<xnn_operator, DeleteOperator> op_;
   size_t held_bytes_ = 0;
@@ -96,11 +107,14 @@ bool pool_is_interposed() {
     initialize_xnnpack();
     xnn_operator_t op = nullptr;
     float value = 0;
-    check_xnnpack(xnn_create_clamp_nc_f32(1, 1, 1, 0.0f, 1.0f, 0, &op), "clamp");
+    const XnnOperator softmax = xnn_softmax(1, 1);
+    const void* input = &value;
+    void* output = &value;
+    check_xnnpack(softmax.create(&op), "softmax");
     const std::unique_ptr<xnn_operator, DeleteOperator> owner(op);
-    check_xnnpack(xnn_setup_clamp_nc_f32(op, 1, &value, &value, nullptr), "clamp");
+    check_xnnpack(softmax.setup(op, &input, &output, nullptr), "softmax");
     const uint64_t before = parallel_calls();
-    check_xnnpack(xnn_run_operator(op, nullptr), "clamp");
+    check_xnnpack(xnn_run_operator(op, nullptr), "softmax");
     return parallel_calls() > before;
   }();
   return interposed;
@@ -125,9 +139,8 @@ void check_xnnpack(xnn_status status, const std::string& label) {
   }
 }
 
-std::shared_ptr<Kernel> make_xnn_kernel(const OperatorView& view, size_t operands, const XnnCreate& create,
-                                        XnnSetup setup, LookupTable output_table) {
-  return std::make_shared<XnnKernel>(view, operands, create, std::move(setup), std::move(output_table));
+std::shared_ptr<Kernel> make_xnn_kernel(const OperatorView& view, size_t operands, XnnOperator op) {
+  return std::make_shared<XnnKernel>(view, operands, std::move(op));
 }
 
 }  // namespace piqi

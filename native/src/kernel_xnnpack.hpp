@@ -4,6 +4,7 @@
 #include <xnnpack.h>
 
 #include <functional>
+#include <limits>
 
 #include "kernel_support.hpp"
 
@@ -26,18 +27,17 @@ using XnnSetup = std::function<xnn_status(xnn_operator_t, const void* const*, vo
 /// Creates the operator: a function that takes the place to put it.
 using XnnCreate = std::function<xnn_status(xnn_operator_t*)>;
 
-/// `output_table`, if not empty, is applied to the 8-bit output in place, for operators that XNNPACK has only
-/// with equal quantisation on both sides.
-std::shared_ptr<Kernel> make_xnn_kernel(const OperatorView& view, size_t operands, const XnnCreate& create,
-                                        XnnSetup setup, LookupTable output_table = {});
+/// What makes and binds an operator, and what XNNPACK lacks and is done to its output in place: 8-bit values
+/// go through `table`, floats are clamped.
+struct XnnOperator {
+  XnnCreate create;
+  XnnSetup setup;
+  LookupTable table = {};
+  float clamp_min = -std::numeric_limits<float>::infinity();
+  float clamp_max = std::numeric_limits<float>::infinity();
+};
 
-/// Setup of an operator with one input and one output: setup(op, sizes..., input, output, pool).
-template <typename T, typename Function, typename... Sizes>
-XnnSetup xnn_setup(Function* setup, Sizes... sizes) {
-  return [setup, sizes...](xnn_operator_t op, const void* const* inputs, void* const* outputs,
-                           pthreadpool_t pool) {
-    return setup(op, sizes..., static_cast<const T*>(inputs[0]), static_cast<T*>(outputs[0]), pool);
-  };
-}
+/// Throws UnsupportedError, BackendError.
+std::shared_ptr<Kernel> make_xnn_kernel(const OperatorView& view, size_t operands, XnnOperator op);
 
 }  // namespace piqi

@@ -11,16 +11,6 @@
 namespace piqi {
 namespace {
 
-Processor unpinned(size_t threads) {
-  Processor processor;
-  processor.threads = threads;
-  return processor;
-}
-
-Format format_of(const Tensor& tensor) {
-  return {tensor.type, tensor.quantization, Layout::Nhwc};
-}
-
 void check_alike(const Graph& exact, const Graph& quantised) {
   const auto& a = exact.operators();
   const auto& b = quantised.operators();
@@ -35,7 +25,7 @@ void check_alike(const Graph& exact, const Graph& quantised) {
 
 MaskEvaluator::MaskEvaluator(std::shared_ptr<const Graph> exact, std::shared_ptr<const Graph> quantised,
                              size_t threads)
-    : graphs_{std::move(exact), std::move(quantised)}, pool_(unpinned(threads)) {
+    : graphs_{std::move(exact), std::move(quantised)}, pool_(threads) {
   for (const auto& graph : graphs_)
     if (!graph->finished()) throw GraphError(graph->name() + ": finish() was not called");
   check_alike(*graphs_[0], *graphs_[1]);

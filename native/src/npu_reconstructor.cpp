@@ -5,14 +5,10 @@
 namespace piqi {
 namespace {
 
-std::string range_name(size_t first, size_t last) {
-  return "layers " + std::to_string(first) + " to " + std::to_string(last);
-}
-
 // Every tensor of the cut must be one of the partition's, and no input may be left without data.
 void check_fit(const Graph& graph, const SubGraph& sub_graph, const Partition& partition) {
   const Graph& inner = *partition.graph;
-  const std::string where = "partition of " + range_name(partition.first_layer, partition.last_layer) + ": ";
+  const std::string where = "partition of " + layer_range(partition.first_layer, partition.last_layer) + ": ";
   const auto match = [&](const std::vector<TensorId>& crossing, const std::vector<TensorId>& ends,
                          const char* end) {
     for (TensorId id : crossing) {
@@ -44,8 +40,7 @@ void NpuReconstructor::reconstruct(CutGraph& cut, const Graph& graph, const Boar
              partition->last_layer == sub_graph.last_layer;
     });
     if (found == partitions.end())
-      throw PartitionError("no partition was given for " +
-                           range_name(sub_graph.first_layer, sub_graph.last_layer));
+      throw PartitionError("no partition was given for " + layer_range(sub_graph));
     if ((*found)->graph) check_fit(graph, sub_graph, **found);
     Step node;
     node.first_layer = sub_graph.first_layer;

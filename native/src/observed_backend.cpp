@@ -81,9 +81,8 @@ class ObservedSubGraph final : public PreparedSubGraph {
 
   void check(const PiqiMoment& moment, const char* when, int error) const {
     if (error == 0) return;
-    throw BackendError("layers " + std::to_string(moment.first_layer) + " to " +
-                       std::to_string(moment.last_layer) + " on " + moment.processor + ": observer " +
-                       observer_->path + ": " + when + ": " + std::strerror(error));
+    throw BackendError(layer_range(moment.first_layer, moment.last_layer) + " on " + moment.processor +
+                       ": observer " + observer_->path + ": " + when + ": " + std::strerror(error));
   }
 
   const std::unique_ptr<PreparedSubGraph> inner_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <numeric>
 #include <utility>
 
 namespace piqi {
@@ -48,13 +49,31 @@ size_t place_blocks(std::vector<Block>& blocks) {
 
 }  // namespace
 
-OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph, std::vector<OperatorId> operators,
-                                   std::vector<TensorId> inputs, std::vector<TensorId> outputs,
-                                   KernelCache& cache, bool keep_all)
+std::vector<OperatorId> all_operators(const Graph& graph) {
+  std::vector<OperatorId> operators(graph.operators().size());
+  std::iota(operators.begin(), operators.end(), OperatorId{0});
+  return operators;
+}
+
+OperatorSequence::OperatorSequence(const std::shared_ptr<const Graph>& graph,
+                                   const std::vector<OperatorId>& operators, std::vector<TensorId> inputs,
+                                   std::vector<TensorId> outputs, KernelCache& cache, bool keep_all)
+    : OperatorSequence(
+          graph, operators, std::move(inputs), std::move(outputs),
+          [&](const Operator& op) {
+            return Made{cache.get(*graph, op), true};
+          },
+          cache.arenas(), keep_all) {
+}
+
+OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph,
+                                   const std::vector<OperatorId>& operators, std::vector<TensorId> inputs,
+                                   std::vector<TensorId> outputs, const Maker& make,
+                                   std::shared_ptr<ArenaPool> arenas, bool keep_all)
     : graph_(std::move(graph)),
       inputs_(std::move(inputs)),
       outputs_(std::move(outputs)),
-      arenas_(cache.arenas()) {
+      arenas_(std::move(arenas)) {
   std::vector<bool> external(graph_->tensors().size());
   for (const auto& ids : {inputs_, outputs_})
     for (TensorId id : ids) external[id] = true;
@@ -70,7 +89,7 @@ OperatorSequence::OperatorSequence(std::shared_ptr<const Graph> graph, std::vect
         op.kind == OperatorKind::Reshape && !node.external && !keep_all &&
         graph_->tensor(op.inputs[0]).quantization == graph_->tensor(op.outputs[0]).quantization;
     if (!alias) {
-      node.kernel = cache.get(*graph_, op);
+      node.made = make(op);
       node.owner = next_owner();
     }
     nodes_.push_back(std::move(node));
@@ -87,7 +106,7 @@ void OperatorSequence::place(bool keep_all) {
   std::vector<TensorId> root(graph_->tensors().size());
   for (TensorId id = 0; id < root.size(); ++id) root[id] = id;
   for (const Node& node : nodes_)
-    if (!node.kernel) root[node.outputs[0]] = root[node.inputs[0]];
+    if (!node.made.kernel) root[node.outputs[0]] = root[node.inputs[0]];
 
   std::vector<size_t> block_of(root.size(), npos);
   std::vector<Block> blocks;
@@ -149,8 +168,8 @@ void OperatorSequence::release() {
 void OperatorSequence::run(size_t begin, size_t end, pthreadpool_t pool) {
   for (size_t i = begin; i < end; ++i) {
     Node& node = nodes_[i];
-    if (!node.kernel) continue;
-    Kernel& kernel = *node.kernel;
+    if (!node.made.kernel) continue;
+    Kernel& kernel = *node.made.kernel;
     const std::lock_guard lock(kernel.mutex);
     if (kernel.owner != node.owner || node.stale || node.pool != pool) {
       kernel.owner = 0;
@@ -171,6 +190,15 @@ void OperatorSequence::run(size_t begin, size_t end, pthreadpool_t pool) {
 
 const void* OperatorSequence::data(TensorId tensor) const {
   return data_.at(tensor);
+}
+
+size_t OperatorSequence::memory_bytes() const {
+  size_t total = 0;
+  for (const Node& node : nodes_) {
+    const auto& [kernel, cached] = node.made;
+    if (kernel && !cached) total += kernel->memory_bytes() / static_cast<size_t>(kernel.use_count());
+  }
+  return total;
 }
 
 int64_t OperatorSequence::take_kernel_ns() {

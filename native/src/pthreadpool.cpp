@@ -79,14 +79,25 @@ struct Job {
 };
 
 thread_local uint64_t calls = 0;
+/// 0 for whoever calls a parallel function, 1 and up for the pool's workers.
+thread_local size_t worker_index = 0;
 
 }  // namespace
+
+// libcpuinfo's, on which libXNNPACK depends where it has kernels for microarchitectures; elsewhere it may be
+// absent.
+extern "C" __attribute__((weak)) uint32_t cpuinfo_get_current_uarch_index();
 
 struct pthreadpool {
  public:
   explicit pthreadpool(size_t threads) {
     try {
-      for (size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+      for (size_t i = 1; i < threads; ++i) {
+        workers_.emplace_back([this, i] {
+          worker_index = i;
+          work();
+        });
+      }
     } catch (...) {
       stop();
       throw;
@@ -184,16 +195,31 @@ void run_tiles(pthreadpool* pool, size_t tiles, uint32_t flags, const Body& body
   pool->run({call, &body, denormals_are_zero}, tiles);
 }
 
-template <typename Task, size_t... Dimension, size_t... TiledDimension>
+/// The arguments that the functions `_with_uarch` and `_with_thread` give a task before its range.
+struct Uarch {
+  uint32_t usual, highest;
+
+  uint32_t operator()() const {
+    if (!cpuinfo_get_current_uarch_index) return usual;
+    const uint32_t index = cpuinfo_get_current_uarch_index();
+    return index <= highest ? index : usual;
+  }
+};
+struct Thread {
+  size_t operator()() const { return worker_index; }
+};
+
+template <typename Task, size_t... Dimension, size_t... TiledDimension, typename... Leading>
 void call(Task task, void* context, const size_t* start, const size_t* size,
-          std::index_sequence<Dimension...>, std::index_sequence<TiledDimension...>) {
-  task(context, start[Dimension]..., size[TiledDimension]...);
+          std::index_sequence<Dimension...>, std::index_sequence<TiledDimension...>, Leading... leading) {
+  task(context, leading()..., start[Dimension]..., size[TiledDimension]...);
 }
 
-/// Calls task(context, start of each dimension..., size of each of the last `Tiled` dimensions...).
-template <size_t Dimensions, size_t Tiled, typename Task>
+/// Calls task(context, leading()..., start of each dimension..., size of each of the last `Tiled`
+/// dimensions...).
+template <size_t Dimensions, size_t Tiled, typename Task, typename... Leading>
 void parallelize(pthreadpool* pool, Task task, void* context, const std::array<size_t, Dimensions>& range,
-                 const std::array<size_t, Tiled>& tile, uint32_t flags) {
+                 const std::array<size_t, Tiled>& tile, uint32_t flags, Leading... leading) {
   std::array<size_t, Dimensions> step, count;
   size_t tiles = 1;
   for (size_t d = 0; d < Dimensions; ++d) {
@@ -204,14 +230,14 @@ void parallelize(pthreadpool* pool, Task task, void* context, const std::array<s
     tiles *= count[d];
   }
   run_tiles(pool, tiles, flags, [&](size_t index) {
-    std::array<size_t, Dimensions> start;
-    std::array<size_t, Tiled + 1> size;  // one more, since there is no empty array to point to
+    std::array<size_t, Dimensions> start{};
+    std::array<size_t, Tiled + 1> size{};  // one more, since there is no empty array to point to
     for (size_t d = Dimensions; d-- > 0; index /= count[d]) {
       start[d] = index % count[d] * step[d];
       if (d >= Dimensions - Tiled) size[d - (Dimensions - Tiled)] = std::min(step[d], range[d] - start[d]);
     }
     call(task, context, start.data(), size.data(), std::make_index_sequence<Dimensions>(),
-         std::make_index_sequence<Tiled>());
+         std::make_index_sequence<Tiled>(), leading...);
   });
 }
 
@@ -304,6 +330,72 @@ PIQI_EXPORT void pthreadpool_parallelize_6d_tile_2d(pthreadpool_t pool, pthreadp
                                                     size_t m, size_t n, size_t tile_m, size_t tile_n,
                                                     uint32_t flags) {
   parallelize<6, 2>(pool, task, context, {i, j, k, l, m, n}, {tile_m, tile_n}, flags);
+}
+
+// With the index of the thread, of the CPU's microarchitecture, or both: types are spelt out, since headers
+// before 2024 lack some.
+
+PIQI_EXPORT void pthreadpool_parallelize_1d_with_thread(pthreadpool_t pool,
+                                                        void (*task)(void*, size_t, size_t), void* context,
+                                                        size_t range, uint32_t flags) {
+  parallelize<1, 0>(pool, task, context, {range}, {}, flags, Thread{});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_2d_with_thread(pthreadpool_t pool,
+                                                        void (*task)(void*, size_t, size_t, size_t),
+                                                        void* context, size_t i, size_t j, uint32_t flags) {
+  parallelize<2, 0>(pool, task, context, {i, j}, {}, flags, Thread{});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_3d_tile_1d(pthreadpool_t pool,
+                                                    void (*task)(void*, size_t, size_t, size_t, size_t),
+                                                    void* context, size_t i, size_t j, size_t k,
+                                                    size_t tile_k, uint32_t flags) {
+  parallelize<3, 1>(pool, task, context, {i, j, k}, {tile_k}, flags);
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_3d_tile_1d_with_thread(
+    pthreadpool_t pool, void (*task)(void*, size_t, size_t, size_t, size_t, size_t), void* context, size_t i,
+    size_t j, size_t k, size_t tile_k, uint32_t flags) {
+  parallelize<3, 1>(pool, task, context, {i, j, k}, {tile_k}, flags, Thread{});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_2d_tile_1d_with_uarch(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t), void* context, uint32_t usual,
+    uint32_t highest, size_t i, size_t j, size_t tile_j, uint32_t flags) {
+  parallelize<2, 1>(pool, task, context, {i, j}, {tile_j}, flags, Uarch{usual, highest});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_2d_tile_2d_with_uarch(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t, size_t), void* context,
+    uint32_t usual, uint32_t highest, size_t i, size_t j, size_t tile_i, size_t tile_j, uint32_t flags) {
+  parallelize<2, 2>(pool, task, context, {i, j}, {tile_i, tile_j}, flags, Uarch{usual, highest});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_3d_tile_1d_with_uarch(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t, size_t), void* context,
+    uint32_t usual, uint32_t highest, size_t i, size_t j, size_t k, size_t tile_k, uint32_t flags) {
+  parallelize<3, 1>(pool, task, context, {i, j, k}, {tile_k}, flags, Uarch{usual, highest});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t, size_t, size_t), void* context,
+    uint32_t usual, uint32_t highest, size_t i, size_t j, size_t k, size_t tile_k, uint32_t flags) {
+  parallelize<3, 1>(pool, task, context, {i, j, k}, {tile_k}, flags, Uarch{usual, highest}, Thread{});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_3d_tile_2d_with_uarch(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t, size_t, size_t), void* context,
+    uint32_t usual, uint32_t highest, size_t i, size_t j, size_t k, size_t tile_j, size_t tile_k,
+    uint32_t flags) {
+  parallelize<3, 2>(pool, task, context, {i, j, k}, {tile_j, tile_k}, flags, Uarch{usual, highest});
+}
+
+PIQI_EXPORT void pthreadpool_parallelize_4d_tile_2d_with_uarch(
+    pthreadpool_t pool, void (*task)(void*, uint32_t, size_t, size_t, size_t, size_t, size_t, size_t),
+    void* context, uint32_t usual, uint32_t highest, size_t i, size_t j, size_t k, size_t l, size_t tile_k,
+    size_t tile_l, uint32_t flags) {
+  parallelize<4, 2>(pool, task, context, {i, j, k, l}, {tile_k, tile_l}, flags, Uarch{usual, highest});
 }
 
 namespace piqi {

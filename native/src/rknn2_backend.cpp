@@ -10,7 +10,6 @@
 namespace piqi {
 namespace {
 
-using rknn::End;
 using rknn2::Api;
 using rknn2::Attribute;
 using rknn2::Context;
@@ -18,9 +17,9 @@ using rknn2::MappedMemory;
 
 /// An end of the partition and the memory that the NPU has for it.
 struct Port {
-  End end;
+  rknn::End end;
   Attribute attribute{};  // what rknn_set_io_mem is told
-  size_t size_bytes = 0;
+  uint32_t size_bytes = 0;
   std::shared_ptr<MappedMemory> memory;   // set
   std::shared_ptr<MappedMemory> staging;  // for a channel that has no memory of the NPU
   std::shared_ptr<MappedMemory> imported;
@@ -37,38 +36,21 @@ class Rknn2SubGraph final : public PreparedSubGraph {
  public:
   Rknn2SubGraph(const Graph& graph, const SubGraph& sub_graph, std::shared_ptr<Context> context,
                 bool zero_copy)
-      : where_(rknn::name_of(sub_graph)), context_(std::move(context)) {
-    rknn2::InOutNum count{};
-    context_->query(where_, rknn2::query_in_out_num, count);
-    if (count.inputs != sub_graph.receivers.size())
-      throw PartitionError(where_ + ": has " + std::to_string(count.inputs) + " inputs, " +
-                           std::to_string(sub_graph.receivers.size()) + " tensors enter the range");
-    const Partition& partition = *sub_graph.partition;
+      : context_(std::move(context)) {
+    const rknn2::InOutNum count = context_->count(rknn2::query_in_out_num, sub_graph);
     const auto match = [&](const std::vector<Attribute>& attributes, const std::vector<TensorId>& tensors,
                            const char* what) {
-      std::vector<End> ends;
-      for (const Attribute& attribute : attributes) ends.push_back(rknn::make_end(attribute, false));
-      std::vector<Port> ports;
-      for (End& end : rknn::match(graph, tensors, partition, ends, where_, what)) {
-        Port port;
-        port.attribute = attributes[end.index];
-        port.size_bytes = port.attribute.elements * size_of(end.format.type);
-        port.end = std::move(end);
-        ports.push_back(std::move(port));
-      }
-      return ports;
+      return rknn::match_ports<Port>(graph, tensors, *sub_graph.partition, attributes, false,
+                                     context_->where(), what);
     };
-    const auto inputs = context_->attributes(where_, rknn2::query_input, count.inputs);
-    const auto outputs = context_->attributes(where_, rknn2::query_output, count.outputs);
+    const auto inputs = context_->attributes(rknn2::query_input, count.inputs);
+    const auto outputs = context_->attributes(rknn2::query_output, count.outputs);
     inputs_ = match(inputs, sub_graph.receivers, "input");
     outputs_ = match(outputs, sub_graph.senders, "output");
-    for (const Attribute& attribute : outputs) output_sizes_.push_back(attribute.elements * sizeof(float));
     zero_copy_ = zero_copy && use_native_layout(count, graph, sub_graph);
     if (!zero_copy_) {
       for (Port& port : inputs_) find_pass_through(port);
-      unused_.resize(count.outputs);
-      for (uint32_t i = 0; i < count.outputs; ++i)
-        if (!is_sent(i)) unused_[i].resize(output_sizes_[i]);
+      unused_ = rknn::unused_outputs(outputs, outputs_);
     }
   }
 
@@ -96,7 +78,7 @@ class Rknn2SubGraph final : public PreparedSubGraph {
   void run_step(size_t step, pthreadpool_t) override {
     if (step != 0) return;
     const Busy busy(context_->busy);
-    api().check(where_, "rknn_run", api().run(context_->handle(), nullptr));
+    context_->check("rknn_run", api().run(context_->handle(), nullptr));
     if (!zero_copy_) get_outputs();
     if (measured_) {
       rknn2::PerfRun time{};
@@ -121,8 +103,8 @@ class Rknn2SubGraph final : public PreparedSubGraph {
   bool use_native_layout(const rknn2::InOutNum& count, const Graph& graph, const SubGraph& sub_graph) {
     std::vector<Attribute> inputs, outputs;
     try {
-      inputs = context_->attributes(where_, rknn2::query_native_nhwc_input, count.inputs);
-      outputs = context_->attributes(where_, rknn2::query_native_nhwc_output, count.outputs);
+      inputs = context_->attributes(rknn2::query_native_nhwc_input, count.inputs);
+      outputs = context_->attributes(rknn2::query_native_nhwc_output, count.outputs);
     } catch (const Error&) {
       return false;  // an older library
     }
@@ -155,8 +137,7 @@ class Rknn2SubGraph final : public PreparedSubGraph {
       if (is_sent(i)) continue;
       const auto memory = create(std::max(outputs[i].size, outputs[i].size_with_stride));
       if (!memory) return false;
-      api().check(where_, "rknn_set_io_mem",
-                  api().set_io_memory(context_->handle(), memory->get(), &outputs[i]));
+      context_->check("rknn_set_io_mem", api().set_io_memory(context_->handle(), memory->get(), &outputs[i]));
       kept_.push_back(memory);
     }
     return true;
@@ -210,13 +191,13 @@ class Rknn2SubGraph final : public PreparedSubGraph {
     const bool copy = !memory;
     if (copy) {
       if (!port.staging) port.staging = create(port.size_bytes);
-      if (!port.staging) api().check(where_, "rknn_create_mem", -4);
+      if (!port.staging) context_->check("rknn_create_mem", -4);
       memory = port.staging;
     }
     if (memory != port.memory) {
       port.memory.reset();
-      api().check(where_, "rknn_set_io_mem",
-                  api().set_io_memory(context_->handle(), memory->get(), &port.attribute));
+      context_->check("rknn_set_io_mem",
+                      api().set_io_memory(context_->handle(), memory->get(), &port.attribute));
       port.memory = std::move(memory);
     }
     return copy;
@@ -251,35 +232,25 @@ class Rknn2SubGraph final : public PreparedSubGraph {
       const Port& port = inputs_[i];
       api().copied_bytes += port.size_bytes;
       // The library only reads what it is given.
-      set.push_back({port.end.index, const_cast<void*>(inputs[i]), static_cast<uint32_t>(port.size_bytes),
+      set.push_back({port.end.index, const_cast<void*>(inputs[i]), port.size_bytes,
                      port.attribute.pass_through,
                      port.end.quantised ? port.attribute.type : rknn2::type_float32, port.attribute.order});
     }
-    api().check(where_, "rknn_inputs_set",
-                api().inputs_set(context_->handle(), static_cast<uint32_t>(set.size()), set.data()));
+    context_->check("rknn_inputs_set",
+                    api().inputs_set(context_->handle(), static_cast<uint32_t>(set.size()), set.data()));
   }
 
   void get_outputs() {
-    std::vector<rknn2::Output> outputs(output_sizes_.size());
-    for (uint32_t i = 0; i < outputs.size(); ++i)
-      outputs[i] = {1, 1, i, unused_[i].data(), static_cast<uint32_t>(output_sizes_[i])};
-    for (size_t i = 0; i < outputs_.size(); ++i) {
-      const Port& port = outputs_[i];
-      api().copied_bytes += port.size_bytes;
-      outputs[port.end.index] = {static_cast<uint8_t>(!port.end.quantised), 1, port.end.index,
-                                 output_data_[i], static_cast<uint32_t>(port.size_bytes)};
-    }
+    auto outputs = rknn::wanted_outputs<rknn2::Output>(outputs_, output_data_, unused_);
+    for (const Port& port : outputs_) api().copied_bytes += port.size_bytes;
     const auto count = static_cast<uint32_t>(outputs.size());
-    api().check(where_, "rknn_outputs_get",
-                api().outputs_get(context_->handle(), count, outputs.data(), nullptr));
-    api().check(where_, "rknn_outputs_release",
-                api().outputs_release(context_->handle(), count, outputs.data()));
+    context_->check("rknn_outputs_get",
+                    api().outputs_get(context_->handle(), count, outputs.data(), nullptr));
+    context_->check("rknn_outputs_release", api().outputs_release(context_->handle(), count, outputs.data()));
   }
 
-  const std::string where_;
   const std::shared_ptr<Context> context_;
   std::vector<Port> inputs_, outputs_;
-  std::vector<size_t> output_sizes_;                 // of all outputs, in float32
   std::vector<std::vector<uint8_t>> unused_;         // outputs that nobody reads
   std::vector<std::shared_ptr<MappedMemory>> kept_;  // the same
   bool zero_copy_ = false;
@@ -289,10 +260,9 @@ class Rknn2SubGraph final : public PreparedSubGraph {
   std::vector<bool> output_copied_;  // of zero copy: those that are staged
 };
 
-class Rknn2Backend final : public VendorBackend {
+class Rknn2Backend final : public rknn::LoadedBackend<Api> {
  public:
-  Rknn2Backend(const std::string& path, const RknnOptions& options)
-      : api_(std::make_shared<Api>(path)), options_(options) {
+  Rknn2Backend(const std::string& path, const RknnOptions& options) : LoadedBackend(path, options) {
     if (options.core_mask != 0 && !api_->set_core_mask)
       api_->library.refuse("has no 'rknn_set_core_mask': core_mask must be 0");
   }
@@ -311,18 +281,11 @@ class Rknn2Backend final : public VendorBackend {
     auto [context, prepared] = rknn::supervised<Prepared>(
         options_.prepare_timeout, rknn::name_of(sub_graph),
         [api = api_, options = options_, graph, sub_graph, twin = std::move(twin)]() mutable -> Prepared {
-          const std::string where = rknn::name_of(sub_graph);
-          auto context =
-              twin ? std::make_shared<Context>(twin, where) : std::make_shared<Context>(api, sub_graph);
+          auto context = rknn2::load(api, sub_graph, std::move(twin));
           if (options.core_mask != 0)
-            api->check(where, "rknn_set_core_mask",
-                       api->set_core_mask(context->handle(), static_cast<int32_t>(options.core_mask)));
-          rknn2::SdkVersion version{};
-          context->query(where, rknn2::query_sdk_version, version);
-          {
-            const std::lock_guard lock(api->mutex);
-            api->version = std::string("API ") + version.api + ", driver " + version.driver;
-          }
+            context->check("rknn_set_core_mask",
+                           api->set_core_mask(context->handle(), static_cast<int32_t>(options.core_mask)));
+          context->note_version(rknn2::query_sdk_version);
           return {context, std::make_unique<Rknn2SubGraph>(*graph, sub_graph, context, options.zero_copy)};
         });
     const std::lock_guard lock(mutex_);
@@ -330,16 +293,7 @@ class Rknn2Backend final : public VendorBackend {
     return std::move(prepared);
   }
 
-  std::string library() const override { return api_->library.path(); }
-  std::string version() const override {
-    const std::lock_guard lock(api_->mutex);
-    return api_->version;
-  }
-  uint64_t copied_bytes() const override { return api_->copied_bytes; }
-
  private:
-  const std::shared_ptr<Api> api_;
-  const RknnOptions options_;
   std::mutex mutex_;
   std::map<std::string, std::weak_ptr<Context>> contexts_;  // by file
 };

@@ -10,15 +10,20 @@
 #include <vector>
 
 #include "rknn2_api.hpp"
-#include "rknn_library.hpp"
+#include "rknn_context.hpp"
 
 namespace piqi::rknn2 {
 
 class MappedMemory;
 
-/// The library's functions and what all partitions share.
-struct Api {
-  explicit Api(const std::string& path) : library(load(path)) {}
+/// The library's functions and the memories of the NPU.
+struct Api : rknn::LoadedLibrary {
+  using Handle = rknn2::Handle;
+  using Attribute = rknn2::Attribute;
+  using SdkVersion = rknn2::SdkVersion;
+  using InOutNum = rknn2::InOutNum;
+
+  explicit Api(const std::string& path) : LoadedLibrary(rknn::Generation::Second, load(path)) {}
 
   // Refused before rknn_init is called with the wrong number of arguments.
   static rknn::Library load(const std::string& path) {
@@ -29,11 +34,6 @@ struct Api {
     return library;
   }
 
-  void check(const std::string& where, const char* call, int code) const {
-    rknn::check(rknn::Generation::Second, where, call, code);
-  }
-
-  const rknn::Library library;
   Init* const init = library.need<Init>("rknn_init");
   Destroy* const destroy = library.need<Destroy>("rknn_destroy");
   QueryFunction* const query = library.need<QueryFunction>("rknn_query");
@@ -50,52 +50,28 @@ struct Api {
   CreateMemoryFromFd* const create_memory_from_fd =
       library.find<CreateMemoryFromFd>("rknn_create_mem_from_fd");
 
-  std::atomic<uint64_t> copied_bytes{0};
-  std::mutex mutex;
-  std::string version;                                          // under mutex
   std::map<const void*, std::weak_ptr<MappedMemory>> memories;  // under mutex: by address
 };
 
-/// A loaded partition.
-class Context {
+class Context : public rknn::Context<Api> {
  public:
-  Context(std::shared_ptr<Api> api, const SubGraph& sub_graph) : api_(std::move(api)) {
-    std::vector<uint8_t> model = rknn::read_vendor_file(sub_graph);
-    api_->check(rknn::name_of(sub_graph), "rknn_init",
-                api_->init(&handle_, model.data(), static_cast<uint32_t>(model.size()), 0, nullptr));
-  }
-  /// Another one of the same weights. Throws BackendError.
-  Context(const std::shared_ptr<Context>& twin, const std::string& where) : api_(twin->api_), twin_(twin) {
-    api_->check(where, "rknn_dup_context", api_->duplicate(&twin->handle_, &handle_));
-  }
-  ~Context() { api_->destroy(handle_); }
-  Context(const Context&) = delete;
-  Context& operator=(const Context&) = delete;
-
-  Handle handle() const { return handle_; }
-  Api& api() const { return *api_; }
-  const std::shared_ptr<Api>& shared_api() const { return api_; }
-
-  template <typename Info>
-  void query(const std::string& where, Query what, Info& info) const {
-    api_->check(where, "rknn_query", api_->query(handle_, what, &info, sizeof info));
-  }
-  std::vector<Attribute> attributes(const std::string& where, Query what, uint32_t count) const {
-    std::vector<Attribute> all(count);
-    for (uint32_t i = 0; i < count; ++i) {
-      all[i].index = i;
-      query(where, what, all[i]);
-    }
-    return all;
-  }
-
+  using rknn::Context<Api>::Context;
   std::atomic<bool> busy{false};  // inside the library, perhaps for ever
-
- private:
-  const std::shared_ptr<Api> api_;
-  const std::shared_ptr<Context> twin_;
-  Handle handle_ = 0;
 };
+
+/// `twin`: null, or a context of the same file, whose weights are used. Throws PartitionError, BackendError.
+inline std::shared_ptr<Context> load(const std::shared_ptr<Api>& api, const SubGraph& sub_graph,
+                                     std::shared_ptr<const Context> twin) {
+  if (twin) {
+    Handle from = twin->handle();
+    const auto duplicate = [&](Handle* handle) { return api->duplicate(&from, handle); };
+    return std::make_shared<Context>(api, sub_graph, "rknn_dup_context", duplicate, std::move(twin));
+  }
+  std::vector<uint8_t> model = rknn::read_vendor_file(sub_graph);
+  return std::make_shared<Context>(api, sub_graph, "rknn_init", [&](Handle* handle) {
+    return api->init(handle, model.data(), static_cast<uint32_t>(model.size()), 0, nullptr);
+  });
+}
 
 /// Memory of the NPU, known to one partition.
 class MappedMemory {

@@ -98,8 +98,7 @@ void check(Generation generation, const std::string& where, const char* call, in
 }
 
 std::string name_of(const SubGraph& sub_graph) {
-  std::string name =
-      "layers " + std::to_string(sub_graph.first_layer) + " to " + std::to_string(sub_graph.last_layer);
+  std::string name = layer_range(sub_graph);
   if (sub_graph.partition && !sub_graph.partition->vendor_file.empty())
     name += " (" + sub_graph.partition->vendor_file + ")";
   return name;

@@ -20,7 +20,16 @@ void pin(const std::vector<int>& cpus) {
   pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
+Processor unpinned(size_t threads) {
+  Processor processor;
+  processor.threads = threads;
+  return processor;
+}
+
 }  // namespace
+
+ThreadPool::ThreadPool(size_t threads) : ThreadPool(unpinned(threads)) {
+}
 
 ThreadPool::ThreadPool(const Processor& processor) : cpus_(processor.cpus) {
   cpu_set_t allowed;

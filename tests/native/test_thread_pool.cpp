@@ -12,6 +12,19 @@
 #include "piqi/thread_pool.hpp"
 #include "thread_pool_checks.hpp"
 
+// Headers before 2024 lack these.
+extern "C" {
+void pthreadpool_parallelize_1d_with_thread(pthreadpool_t, void (*)(void*, size_t, size_t), void*, size_t,
+                                            uint32_t);
+void pthreadpool_parallelize_2d_with_thread(pthreadpool_t, void (*)(void*, size_t, size_t, size_t), void*,
+                                            size_t, size_t, uint32_t);
+void pthreadpool_parallelize_3d_tile_1d(pthreadpool_t, void (*)(void*, size_t, size_t, size_t, size_t), void*,
+                                        size_t, size_t, size_t, size_t, uint32_t);
+void pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread(
+    pthreadpool_t, void (*)(void*, uint32_t, size_t, size_t, size_t, size_t, size_t), void*, uint32_t,
+    uint32_t, size_t, size_t, size_t, size_t, uint32_t);
+}
+
 namespace {
 
 using Pool = std::unique_ptr<pthreadpool, decltype(&pthreadpool_destroy)>;
@@ -197,6 +210,99 @@ TEST_CASE("several threads share a pool") {
   }
   for (std::thread& caller : callers) caller.join();
   CHECK(sum == 3 * 2'000 * 45);
+}
+
+TEST_CASE("tasks are told their thread and a microarchitecture that there is") {
+  constexpr uint32_t highest = 1;
+  struct Seen {
+    Box box;
+    std::vector<std::atomic<int>> running;  // tiles of each thread at this moment
+    void enter(size_t thread, size_t i, size_t j = 0, size_t k = 0, size_t n = 1) {
+      CHECK(running.at(thread)++ == 0);
+      for (size_t x = 0; x < n; ++x) box.visit(i, j, k + x);
+      --running.at(thread);
+    }
+  };
+  std::mt19937 random(3);
+  for (size_t threads : {1, 2, 4}) {
+    const Pool pool = make_pool(threads);
+    for (int round = 0; round < 20; ++round) {
+      const auto seen = [&](size_t dimensions) {
+        return Seen{Box(random, dimensions), std::vector<std::atomic<int>>(threads)};
+      };
+      const size_t tile = 1 + random() % 4;
+      {
+        Seen s = seen(1);
+        pthreadpool_parallelize_1d_with_thread(
+            pool.get(), [](void* c, size_t thread, size_t i) { static_cast<Seen*>(c)->enter(thread, i); }, &s,
+            s.box.extent[0], 0);
+        s.box.check();
+      }
+      {
+        Seen s = seen(2);
+        pthreadpool_parallelize_2d_with_thread(
+            pool.get(),
+            [](void* c, size_t thread, size_t i, size_t j) { static_cast<Seen*>(c)->enter(thread, i, j); },
+            &s, s.box.extent[0], s.box.extent[1], 0);
+        s.box.check();
+      }
+      {
+        Seen s = seen(3);
+        pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread(
+            pool.get(),
+            [](void* c, uint32_t uarch, size_t thread, size_t i, size_t j, size_t k, size_t n) {
+              CHECK(uarch <= highest);
+              static_cast<Seen*>(c)->enter(thread, i, j, k, n);
+            },
+            &s, 0, highest, s.box.extent[0], s.box.extent[1], s.box.extent[2], tile, 0);
+        s.box.check();
+      }
+      {
+        Box b(random, 2);
+        pthreadpool_parallelize_2d_tile_2d_with_uarch(
+            pool.get(),
+            [](void* c, uint32_t uarch, size_t i, size_t j, size_t m, size_t n) {
+              CHECK(uarch <= highest);
+              for (size_t x = 0; x < m; ++x)
+                for (size_t y = 0; y < n; ++y) static_cast<Box*>(c)->visit(i + x, j + y);
+            },
+            &b, 0, highest, b.extent[0], b.extent[1], tile, 2, 0);
+        b.check();
+      }
+      {
+        Box b(random, 3);
+        pthreadpool_parallelize_3d_tile_2d_with_uarch(
+            pool.get(),
+            [](void* c, uint32_t, size_t i, size_t j, size_t k, size_t m, size_t n) {
+              for (size_t x = 0; x < m; ++x)
+                for (size_t y = 0; y < n; ++y) static_cast<Box*>(c)->visit(i, j + x, k + y);
+            },
+            &b, 0, highest, b.extent[0], b.extent[1], b.extent[2], 2, tile, 0);
+        b.check();
+      }
+      {
+        Box b(random, 4);
+        pthreadpool_parallelize_4d_tile_2d_with_uarch(
+            pool.get(),
+            [](void* c, uint32_t, size_t i, size_t j, size_t k, size_t l, size_t m, size_t n) {
+              for (size_t x = 0; x < m; ++x)
+                for (size_t y = 0; y < n; ++y) static_cast<Box*>(c)->visit(i, j, k + x, l + y);
+            },
+            &b, 0, highest, b.extent[0], b.extent[1], b.extent[2], b.extent[3], 2, tile, 0);
+        b.check();
+      }
+      {
+        Box b(random, 3);
+        pthreadpool_parallelize_3d_tile_1d(
+            pool.get(),
+            [](void* c, size_t i, size_t j, size_t k, size_t n) {
+              for (size_t x = 0; x < n; ++x) static_cast<Box*>(c)->visit(i, j, k + x);
+            },
+            &b, b.extent[0], b.extent[1], b.extent[2], tile, 0);
+        b.check();
+      }
+    }
+  }
 }
 
 TEST_CASE("a tile that waits for another processor's work does not hold up the rest") {

@@ -31,6 +31,11 @@ struct Format {
   }
 };
 
+/// As the network keeps a tensor.
+inline Format format_of(const Tensor& tensor) {
+  return {tensor.type, tensor.quantization, Layout::Nhwc};
+}
+
 /// Makes memory for a tensor that a processor reaches by itself, aligned and `extra_bytes` longer like an
 /// AlignedBuffer's. It may give null: then any memory will do.
 using Allocator = std::function<std::shared_ptr<uint8_t>()>;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "piqi/board.hpp"
@@ -29,6 +30,10 @@ struct SubGraph {
   std::vector<TensorId> senders;
   std::shared_ptr<const Partition> partition;  // set by the NpuReconstructor
 };
+
+/// "layers 3 to 5", for messages.
+std::string layer_range(size_t first_layer, size_t last_layer);
+std::string layer_range(const SubGraph& sub_graph);
 
 /// A tensor that crosses a cut: one sender, many receivers. A `sender` of npos is the caller (a graph input),
 /// a receiver of npos too (a graph output).

@@ -16,6 +16,9 @@
 
 namespace piqi {
 
+struct ExecutorSetup;
+class ExecutorSession;
+
 struct ExecutorOptions {
   size_t frames_in_flight = 1;                // 1: switching mode (latency); more: pipeline mode (throughput)
   std::chrono::milliseconds timeout{60'000};  // for one frame
@@ -31,6 +34,8 @@ struct ExecutorTimes {
   std::vector<std::vector<int64_t>> sub_graphs;
   std::vector<int64_t> frames;  // (submitted, received) for each frame
 };
+/// Numbers in a row of a sub-graph's times.
+size_t row_width(const SubGraph& sub_graph);
 
 /// Switching mode is pipeline mode with one frame in flight. A frame that fails throws from the receive() it
 /// belongs to and leaves the executor usable; so does a frame that takes longer than the timeout: the
@@ -64,15 +69,13 @@ class GraphExecutor {
   void close();
 
  private:
-  struct Setup;
-  class Session;
-  std::shared_ptr<Session> session();
-  void abandon(const std::shared_ptr<Session>& session);
+  std::shared_ptr<ExecutorSession> session();
+  void abandon(const std::shared_ptr<ExecutorSession>& session);
 
-  std::shared_ptr<const Setup> setup_;
+  std::shared_ptr<const ExecutorSetup> setup_;
   std::mutex run_mutex_;
   mutable std::mutex mutex_;
-  std::shared_ptr<Session> session_;
+  std::shared_ptr<ExecutorSession> session_;
   bool closed_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <pthreadpool.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -14,11 +15,25 @@
 
 namespace piqi {
 
+/// All operators of a graph, in order.
+std::vector<OperatorId> all_operators(const Graph& graph);
+
 class OperatorSequence {
  public:
-  /// `operators` of `graph`, in order; `inputs` and `outputs` live in the caller's buffers, the rest in the
-  /// arena, where tensors whose lifetimes do not meet share memory (unless `keep_all`).
-  OperatorSequence(std::shared_ptr<const Graph> graph, std::vector<OperatorId> operators,
+  struct Made {
+    std::shared_ptr<Kernel> kernel;
+    bool cached = false;  // the KernelCache's, which counts its memory
+  };
+  using Maker = std::function<Made(const Operator&)>;
+
+  /// `operators` of `graph`, in order, on kernels of `make`; `inputs` and `outputs` live in the caller's
+  /// buffers, the rest in the arena, where tensors whose lifetimes do not meet share memory (unless
+  /// `keep_all`).
+  OperatorSequence(std::shared_ptr<const Graph> graph, const std::vector<OperatorId>& operators,
+                   std::vector<TensorId> inputs, std::vector<TensorId> outputs, const Maker& make,
+                   std::shared_ptr<ArenaPool> arenas, bool keep_all = false);
+  /// On kernels of the cache.
+  OperatorSequence(const std::shared_ptr<const Graph>& graph, const std::vector<OperatorId>& operators,
                    std::vector<TensorId> inputs, std::vector<TensorId> outputs, KernelCache& cache,
                    bool keep_all = false);
   ~OperatorSequence();
@@ -32,13 +47,15 @@ class OperatorSequence {
   size_t size() const { return nodes_.size(); }
   /// Where a tensor of the sequence lies after run(); meaningful for every tensor with `keep_all`.
   const void* data(TensorId tensor) const;
+  /// Of the kernels that are not the cache's: those who share one count a part of it each.
+  size_t memory_bytes() const;
   /// Time spent inside the kernels since the last call, in ns; measured only while enabled.
   void measure_kernels(bool enabled) { measure_ = enabled; }
   int64_t take_kernel_ns();
 
  private:
   struct Node {
-    std::shared_ptr<Kernel> kernel;  // null: a reshape whose output shares its input's memory
+    Made made;  // no kernel: a reshape whose output shares its input's memory
     uint64_t owner = 0;
     std::vector<TensorId> inputs, outputs;
     std::vector<const void*> input_data;

@@ -13,6 +13,8 @@ namespace piqi {
 class ThreadPool {
  public:
   explicit ThreadPool(const Processor& processor);
+  /// Unpinned.
+  explicit ThreadPool(size_t threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -1,4 +1,4 @@
-"""Changes of frequency that do not pay, as the executor judges them (docs/dvfs.md)."""
+"""Changes of frequency that do not pay, as the executor judges them in switching mode (docs/dvfs.md)."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 
 from piqi_runtime.meter.base import MeterError, PowerMeter
 
@@ -12,6 +13,7 @@ START_S = 1.8  # for the first sample: a board that resets when its port is open
 SILENT_S = 2.0
 SETTLE_NS = 60_000_000  # adapters hold lines for up to 16 ms
 SETTLE_TIMEOUT_S = SILENT_S + 1.0
+SLICE_S = 0.1
 
 
 class BackgroundMeter(PowerMeter):
@@ -49,7 +51,7 @@ class BackgroundMeter(PowerMeter):
         self._thread = threading.Thread(target=self._run, name="power-meter", daemon=True)
         self._thread.start()
         with self._changed:
-            self._changed.wait_for(lambda: self._latest_ns > 0 or self._error is not None, START_S)
+            self._wait_for(lambda: self._latest_ns > 0 or self._error is not None, START_S)
             error = self._error
             if error is None and self._latest_ns == 0:
                 error = MeterError(f"{self.name}: {self._complaint()}")
@@ -75,7 +77,7 @@ class BackgroundMeter(PowerMeter):
         if self._thread is not None:
             now_ns = time.monotonic_ns()
             with self._changed:
-                if not self._changed.wait_for(
+                if not self._wait_for(
                     lambda: self._latest_ns >= now_ns + SETTLE_NS or self._error is not None, SETTLE_TIMEOUT_S
                 ):
                     self._error = MeterError(f"{self.name}: {self._complaint()}")
@@ -87,13 +89,21 @@ class BackgroundMeter(PowerMeter):
         self._latest_ns = now_ns
         self._changed.notify_all()
 
+    def _wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Under `_changed`. In slices: time in which this process stood still is not the meter's, and counts as one."""
+        return any(self._changed.wait_for(condition, SLICE_S) for _ in range(round(seconds / SLICE_S)))
+
     def _run(self) -> None:
-        began_ns = time.monotonic_ns()
+        quiet, since_ns = 0, 0  # steps that gave nothing good, and when the first of them began
         try:
             while not self._stopping.is_set():
+                began_ns = time.monotonic_ns()
                 self._step()
-                last_ns = max(self._latest_ns, began_ns)
-                if time.monotonic_ns() - last_ns > SILENT_S * 1e9:
+                quiet = 0 if self._latest_ns >= began_ns else quiet + 1
+                if quiet == 1:
+                    since_ns = began_ns
+                # Several: this process may have stood still in one of them.
+                if quiet > 3 and time.monotonic_ns() - since_ns > SILENT_S * 1e9:
                     raise MeterError(f"{self.name}: {self._complaint()}")
         except MeterError as error:
             with self._changed:

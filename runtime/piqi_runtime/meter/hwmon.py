@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,33 +9,27 @@ from piqi_runtime.meter.sysfs import Reader, SysfsMeter, chip_name, read_number
 
 
 class HwmonMeter(SysfsMeter):
-    """Sensors named `ina226/power1`: `power*_input`, `power*_average`, or voltage times current of one channel.
+    """Sensors named `ina226/power1`: `power*_input`, `power*_average`, or voltage times current of one channel."""
 
-    `names`: those to add up. `interval_s`: between two reads. Raises MeterError if there is none.
-    """
+    kind = "hwmon"
 
-    def __init__(
-        self, names: Sequence[str] = (), *, interval_s: float = 0.005, root: str | os.PathLike[str] = "/"
-    ) -> None:
-        super().__init__("hwmon", _sensors(Path(root)), names, interval_s)
-
-
-def _sensors(root: Path) -> dict[str, Reader]:
-    found: dict[str, Reader] = {}
-    for folder in sorted((root / "sys/class/hwmon").glob("*")):
-        if "power_supply" in folder.resolve().parts:  # a battery's, which may be charging
-            continue
-        chip = chip_name(folder)
-        for kind in ("average", "input"):  # the second wins
-            for file in sorted(folder.glob(f"power[0-9]*_{kind}")):
-                found[f"{chip}/{file.name.split('_')[0]}"] = partial(_scaled, file)
-        for current in sorted(folder.glob("curr[0-9]*_input")):
-            channel = current.name.removeprefix("curr").removesuffix("_input")
-            voltage, name = folder / f"in{channel}_input", f"{chip}/power{channel}"
-            # The INA2xx have power1 and their own numbers: in0 shunt, in1 bus.
-            if voltage.exists() and name not in found:
-                found[name] = partial(_product, voltage, current)
-    return found
+    @staticmethod
+    def sensors(root: Path) -> dict[str, Reader]:
+        found: dict[str, Reader] = {}
+        for folder in sorted((root / "sys/class/hwmon").glob("*")):
+            if "power_supply" in folder.resolve().parts:  # a battery's, which may be charging
+                continue
+            chip = chip_name(folder)
+            for kind in ("average", "input"):  # the second wins
+                for file in sorted(folder.glob(f"power[0-9]*_{kind}")):
+                    found[f"{chip}/{file.name.split('_')[0]}"] = partial(_scaled, file)
+            for current in sorted(folder.glob("curr[0-9]*_input")):
+                channel = current.name.removeprefix("curr").removesuffix("_input")
+                voltage, name = folder / f"in{channel}_input", f"{chip}/power{channel}"
+                # The INA2xx have power1 and their own numbers: in0 shunt, in1 bus.
+                if voltage.exists() and name not in found:
+                    found[name] = partial(_product, voltage, current)
+        return found
 
 
 def _scaled(file: Path) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,34 +9,28 @@ from piqi_runtime.meter.sysfs import Reader, SysfsMeter, chip_name, read_number
 
 
 class IioMeter(SysfsMeter):
-    """Sensors named `ina226/power2`: `in_power*_input`, or (`in_power*_raw` + offset) x scale, in mW.
+    """Sensors named `ina226/power2`: `in_power*_input`, or (`in_power*_raw` + offset) x scale, in mW."""
 
-    `names`: those to add up. `interval_s`: between two reads. Raises MeterError if there is none.
-    """
+    kind = "iio"
 
-    def __init__(
-        self, names: Sequence[str] = (), *, interval_s: float = 0.005, root: str | os.PathLike[str] = "/"
-    ) -> None:
-        super().__init__("iio", _sensors(Path(root)), names, interval_s)
-
-
-def _sensors(root: Path) -> dict[str, Reader]:
-    found: dict[str, Reader] = {}
-    for folder in sorted((root / "sys/bus/iio/devices").glob("*")):
-        chip = chip_name(folder)
-        for file in sorted(folder.glob("in_power*_input")):
-            found[f"{chip}/{file.name.removesuffix('_input')[3:]}"] = partial(read_number, file)
-        for file in sorted(folder.glob("in_power*_raw")):
-            channel = file.name.removesuffix("_raw")
-            scale, offset = (
-                next(
-                    (path for path in (folder / f"{channel}_{kind}", folder / f"in_power_{kind}") if path.exists()),
-                    None,
+    @staticmethod
+    def sensors(root: Path) -> dict[str, Reader]:
+        found: dict[str, Reader] = {}
+        for folder in sorted((root / "sys/bus/iio/devices").glob("*")):
+            chip = chip_name(folder)
+            for file in sorted(folder.glob("in_power*_input")):
+                found[f"{chip}/{file.name.removesuffix('_input')[3:]}"] = partial(read_number, file)
+            for file in sorted(folder.glob("in_power*_raw")):
+                channel = file.name.removesuffix("_raw")
+                scale, offset = (
+                    next(
+                        (path for path in (folder / f"{channel}_{kind}", folder / f"in_power_{kind}") if path.exists()),
+                        None,
+                    )
+                    for kind in ("scale", "offset")
                 )
-                for kind in ("scale", "offset")
-            )
-            found[f"{chip}/{channel[3:]}"] = partial(_converted, file, scale, offset)
-    return found
+                found[f"{chip}/{channel[3:]}"] = partial(_converted, file, scale, offset)
+        return found
 
 
 def _converted(raw: Path, scale: Path | None, offset: Path | None) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,20 +37,28 @@ class SysfsMeter(BackgroundMeter):
 
     The sensor's own averaging and update interval limit what can be told apart: a board with update intervals of tens
     of milliseconds gives the power of whole frames, not of layers.
+
+    `names`: those to add up. `interval_s`: between two reads. Raises MeterError if there is none.
     """
 
-    def __init__(self, kind: str, sensors: Mapping[str, Reader], names: Sequence[str], interval_s: float) -> None:
+    kind: ClassVar[str]  # as `open_meter` names it
+
+    def __init__(
+        self, names: Sequence[str] = (), *, interval_s: float = 0.005, root: str | os.PathLike[str] = "/"
+    ) -> None:
         super().__init__()
+        sensors = self.sensors(Path(root))
+        what = f"{self.kind} power meter"
         if not interval_s > 0:
-            raise MeterError(f"{kind} power meter: interval_s: expected more than 0, got {interval_s}")
+            raise MeterError(f"{what}: interval_s: expected more than 0, got {interval_s}")
         if not sensors:
-            raise MeterError(f"{kind} power meter: no power sensor found")
+            raise MeterError(f"{what}: no power sensor found")
         for name in names:
             if name not in sensors:
-                raise MeterError(f"{kind} power meter: sensor {name}: expected one of {', '.join(sorted(sensors))}")
+                raise MeterError(f"{what}: sensor {name}: expected one of {', '.join(sorted(sensors))}")
         if not names:
             names = [max(sensors, key=lambda name: _reading(sensors[name]))]
-        self.name = f"{kind} power meter {'+'.join(names)}"
+        self.name = f"{what} {'+'.join(names)}"
         self._readers = [sensors[name] for name in names]
         self._interval_s = interval_s
         self._times: list[int] = []
@@ -55,6 +66,11 @@ class SysfsMeter(BackgroundMeter):
         self._bad = 0
         self._next_s = 0.0
         self._why = "no reading yet"
+
+    @staticmethod
+    @abstractmethod
+    def sensors(root: Path) -> dict[str, Reader]:
+        """The sensors that there are below `root`, by their names."""
 
     def _open(self) -> None:
         with self._changed:

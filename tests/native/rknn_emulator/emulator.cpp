@@ -86,9 +86,7 @@ void configure(const char* text) {
 
 Context::Context(std::shared_ptr<Model> model) : model_(std::move(model)) {
   const auto& graph = model_->network.graph;
-  std::vector<piqi::OperatorId> operators(graph->operators().size());
-  for (size_t id = 0; id < operators.size(); ++id) operators[id] = id;
-  sequence_ = std::make_unique<piqi::OperatorSequence>(graph, std::move(operators), graph->inputs(),
+  sequence_ = std::make_unique<piqi::OperatorSequence>(graph, piqi::all_operators(*graph), graph->inputs(),
                                                        graph->outputs(), model_->cache);
   for (auto id : graph->inputs())
     input_data_.push_back(buffers_.emplace_back(graph->tensor(id).size_bytes()).data());
