@@ -228,11 +228,15 @@ void ExecutorSession::run(size_t index, int64_t* time) {
   }
   stage.prepared->finish();
   const int64_t end = now_ns();
+  // The first frame is slower than any other: the second begins the averages.
+  const auto follow = [first = stage.frames++ < 2](auto& average_ns, int64_t time_ns) {
+    average_ns = first ? time_ns : average_ns + (time_ns - average_ns) / 4;
+  };
   for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
-    stage.ahead_ns[step] += (end - begins[4 * step] - stage.ahead_ns[step]) / 4;
+    follow(stage.ahead_ns[step], end - begins[4 * step]);
     frequencies_.took(index, step, begins[4 * step + 2] - (step == 0 ? asked : begins[4 * step]));
   }
-  stage.expected_ns += (end - asked - stage.expected_ns) / 4;
+  follow(stage.expected_ns, end - asked);
 }
 
 // Wakes those who wait for these sub-graphs, to tell them when to expect a frame; done by a thread that has

@@ -59,6 +59,7 @@ class ExecutorSession : public std::enable_shared_from_this<ExecutorSession> {
     std::vector<void*> output_data;
     std::vector<size_t> followers;        // the sub-graphs that read its outputs
     std::vector<int64_t> row;             // times of the frame it works on
+    uint64_t frames = 0;                  // that it has run
     std::vector<int64_t> ahead_ns;        // step -> expected time from its begin to the end of the last
     std::atomic<int64_t> expected_ns{0};  // that of the first, for other threads
     std::atomic<bool> busy{false};
