@@ -1,6 +1,9 @@
 """Trees of files in the layouts of boards' sysfs, and a thread that plays the kernel behind them.
 
-Layouts and OPPs are those of the kernels' device trees and drivers: the vendor's ("-4.4", "-6.1") and mainline.
+Layouts and OPPs are those of the kernels' device trees, arch/arm64/boot/dts/rockchip: rk3399-opp.dtsi (vendor's 4.4),
+rk3588s.dtsi (vendor's 5.10, 6.1), rk3588-opp.dtsi (mainline). What sbc-bench (results/reviews) read on boards:
+governors, which a vendor's kernel offers to all devices alike, dmc's last frequency, and mainline's RK3399. Mainline
+kernels are here built with devfreq's userspace governor, which a distribution may leave out.
 
     make_tree(tmp_path, "rk3399pro-4.4")
     with Kernel(tmp_path, delay_s=0.001):
@@ -23,8 +26,11 @@ PLATFORM = "sys/devices/platform"
 DEVFREQ = "sys/class/devfreq"
 A53 = (408, 600, 816, 1008, 1200, 1416)
 A72 = (*A53, 1608, 1800)
-A76 = (*A72, 2016, 2208, 2256, 2304, 2352, 2400)
-VENDOR = "userspace performance powersave simple_ondemand"
+A76 = (*A72, 2016, 2208)  # then, by the chip's grade, one of A76_GRADES; early kernels have them all
+A76_GRADES = (2256, 2304, 2352, 2400)
+COMMON = "userspace powersave performance simple_ondemand"
+RK3399_VENDOR = f"dmc_ondemand {COMMON}"
+RK3588_VENDOR = f"rknpu_ondemand dmc_ondemand {COMMON}"
 
 
 @dataclass(frozen=True)
@@ -56,45 +62,53 @@ class Layout:
 
 
 _RK3399_CPUS = (Policy((0, 1, 2, 3), A53), Policy((4, 5), A72))
-_RK3588_GPU = Device("fb000000.gpu", "simple_ondemand", VENDOR, tuple(range(300, 1001, 100)))
+_RK3588_CPU_GOVERNORS = "conservative ondemand userspace powersave performance schedutil"
+_TO_1000 = tuple(range(300, 1001, 100))
+_RK3588_DEVICES = (
+    Device("fb000000.gpu", "simple_ondemand", RK3588_VENDOR, _TO_1000),
+    Device("dmc", "dmc_ondemand", RK3588_VENDOR, (528, 1068, 1560, 2112)),
+    Device("fdab0000.npu", "rknpu_ondemand", RK3588_VENDOR, _TO_1000),
+)
 LAYOUTS = {
     "rk3399pro-4.4": Layout(
         "interactive",
         "conservative ondemand userspace powersave interactive performance",
         _RK3399_CPUS,
         (
-            Device("ff9a0000.gpu", "simple_ondemand", f"dmc_ondemand {VENDOR}", (200, 300, 400, 600, 800)),
-            Device("dmc", "dmc_ondemand", f"dmc_ondemand {VENDOR}", (200, 300, 400, 528, 600, 800)),
+            Device("ff9a0000.gpu", "simple_ondemand", RK3399_VENDOR, (200, 300, 400, 600, 800)),
+            Device("dmc", "dmc_ondemand", RK3399_VENDOR, (200, 300, 400, 528, 600, 800)),
         ),
     ),
     "rk3399pro-mainline": Layout(
         "schedutil",
         "conservative ondemand userspace powersave performance schedutil",
         _RK3399_CPUS,
-        (Device("ff9a0000.gpu", "simple_ondemand", VENDOR, (200, 297, 400, 500, 600, 800)),),
+        (Device("ff9a0000.gpu", "simple_ondemand", COMMON, (200, 297, 400, 500, 600, 800)),),
     ),
+    "rk3588-5.10": Layout(
+        "ondemand",
+        _RK3588_CPU_GOVERNORS,
+        (Policy((0, 1, 2, 3), A72), Policy((4, 5), (*A76, *A76_GRADES)), Policy((6, 7), (*A76, *A76_GRADES))),
+        _RK3588_DEVICES,
+    ),
+    # A chip whose clusters are of two grades.
     "rk3588-6.1": Layout(
         "ondemand",
-        "conservative ondemand userspace powersave performance schedutil",
-        (Policy((0, 1, 2, 3), A72), Policy((4, 5), A76), Policy((6, 7), A76)),
-        (
-            _RK3588_GPU,
-            Device("dmc", "dmc_ondemand", f"dmc_ondemand {VENDOR}", (528, 1068, 1560, 2112)),
-            Device("fdab0000.npu", "rknpu_ondemand", f"rknpu_ondemand {VENDOR}", tuple(range(300, 1001, 100))),
-        ),
+        _RK3588_CPU_GOVERNORS,
+        (Policy((0, 1, 2, 3), A72), Policy((4, 5), (*A76, 2304)), Policy((6, 7), (*A76, 2352))),
+        _RK3588_DEVICES,
     ),
     "rk3588-mainline": Layout(
         "schedutil",
-        "conservative ondemand userspace powersave performance schedutil",
+        _RK3588_CPU_GOVERNORS,
         (
             Policy((0, 1, 2, 3), A72[3:]),
-            Policy((4, 5), (*A76[4:10], 2400)),
-            Policy((6, 7), (*A76[4:10], 2400)),
+            Policy((4, 5), (*A76[4:], 2400)),
+            Policy((6, 7), (*A76[4:], 2400)),
         ),
-        (_RK3588_GPU,),
+        (Device("fb000000.gpu", "simple_ondemand", COMMON, _TO_1000),),
     ),
 }
-LAYOUTS["rk3588-5.10"] = LAYOUTS["rk3588-6.1"]
 
 
 def make_tree(root: str | os.PathLike[str], name: str) -> Path:

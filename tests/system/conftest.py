@@ -103,7 +103,7 @@ class Machine:
     share: Path
     cpufreq: Path | None
 
-    def run(self, *command: object, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: object, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Runs a command in the machine, as root."""
         result = subprocess.run(
             ["nsenter", "--target", str(self.leader), "--all", *map(str, command)],
@@ -128,7 +128,7 @@ class Machine:
         """The daemon's process, by the machine's numbers."""
         return int(self.show("piqid.service", "MainPID"))
 
-    def wait(self, unit: str, name: str, *values: str, timeout: float = 20) -> str:
+    def wait(self, unit: str, name: str, *values: str, timeout: float = 60) -> str:
         """Until a property is one of `values`."""
         deadline = time.monotonic() + timeout
         while (value := self.show(unit, name)) not in values:
@@ -161,7 +161,7 @@ class Connection:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         # A path below /proc/PID/root may be longer than an address can be.
         folder = os.open(path.parent, os.O_PATH)
         try:
@@ -214,7 +214,7 @@ def build_package(path: Path, version: str) -> Path:
         env=os.environ | {"PIQI_DEB": str(path), "PIQI_DEB_VERSION": version},
         check=True,
         stdout=subprocess.DEVNULL,
-        timeout=120,
+        timeout=240,
     )
     return path
 
@@ -263,17 +263,17 @@ def bare_machine(share: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)  # halts the machine; SIGKILL would leave its mounts and cgroups
-        process.wait(30)
+        process.wait(120)
 
 
 def wait_for_boot(process: subprocess.Popen[bytes]) -> int | None:
     """The process number of the machine's init, once it has booted; None if that fails."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in children:
             command = ["nsenter", "--target", child, "--all", "systemctl", "is-system-running"]
-            state = subprocess.run(command, text=True, capture_output=True, timeout=30).stdout.strip()
+            state = subprocess.run(command, text=True, capture_output=True, timeout=60).stdout.strip()
             if state in ("running", "degraded"):
                 return int(child)
         time.sleep(0.1)

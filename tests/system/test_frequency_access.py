@@ -30,7 +30,7 @@ def sys_folder(tmp_path: Path) -> Path:
 
 def run(command: str, sys_folder: Path, code: int = 0) -> str:
     record = sys_folder.parent / "run/frequencies"
-    result = subprocess.run([SCRIPT, command, sys_folder, record], text=True, capture_output=True, timeout=20)
+    result = subprocess.run([SCRIPT, command, sys_folder, record], text=True, capture_output=True, timeout=60)
     assert result.returncode == code, result.stderr
     return result.stderr
 

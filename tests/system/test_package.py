@@ -20,7 +20,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("staged")
     script = ROOT / "scripts/install_files.py"
     command = [sys.executable, script, "--prefix", "/opt/piqi", "--destdir", folder]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=240)
     return folder
 
 
@@ -56,7 +56,7 @@ def test_runs_from_its_own_packages(staged: Path) -> None:
         "print(piqi_native.__file__, numpy.__file__, pydantic.__file__, c.CONFIGS)\n"
         "print(*{'tensorflow', 'piqi_planner', 'matplotlib'} & set(sys.modules))"
     )
-    result = subprocess.run([sys.executable, "-I", "-c", code], text=True, capture_output=True, timeout=60)
+    result = subprocess.run([sys.executable, "-I", "-c", code], text=True, capture_output=True, timeout=120)
     assert result.returncode == 0, result.stderr
     used, heavy = result.stdout.split("\n")[:2]
     assert all(path.startswith(str(packages)) for path in used.split())
@@ -68,7 +68,7 @@ def test_second_installation_replaces_the_first(staged: Path) -> None:
     old = staged / "opt/piqi/lib/piqi/python/piqi_runtime/no_longer_there.py"
     old.write_text("")
     command = [sys.executable, ROOT / "scripts/install_files.py", "--prefix", "/opt/piqi", "--destdir", staged]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=240)
     assert not old.exists()
 
 
@@ -78,7 +78,7 @@ def test_second_installation_replaces_the_first(staged: Path) -> None:
 )
 def test_wrong_arguments(arguments: list[str], message: str) -> None:
     result = subprocess.run(
-        [sys.executable, ROOT / "scripts/install_files.py", *arguments], text=True, capture_output=True, timeout=60
+        [sys.executable, ROOT / "scripts/install_files.py", *arguments], text=True, capture_output=True, timeout=120
     )
     assert result.returncode == 2
     assert message in result.stderr
@@ -88,7 +88,7 @@ def test_exposure() -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is missing")
     command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", ROOT / "systemd/piqid.service"]
-    result = subprocess.run(command, text=True, capture_output=True, timeout=60)
+    result = subprocess.run(command, text=True, capture_output=True, timeout=120)
     if "offline" in result.stderr:
         pytest.skip("systemd-analyze is older than 250")
     exposure = re.search(r"exposure level for piqid.service: ([\d.]+)", result.stdout)
@@ -109,7 +109,7 @@ def test_package_upgrades_and_purges(installed: Any) -> None:
     """Last of this file: afterwards it is installed as before."""
     from_share = Path("/srv/piqi-test")
     environment = os.environ | {"PIQI_DEB": str(installed.share / "newer.deb"), "PIQI_DEB_VERSION": "1.0.1"}
-    subprocess.run([ROOT / "scripts/build_deb", sys.executable, "-Znone"], env=environment, check=True, timeout=120)
+    subprocess.run([ROOT / "scripts/build_deb", sys.executable, "-Znone"], env=environment, check=True, timeout=240)
     settings = installed.path("/etc/piqi/daemon.toml").read_text()
     installed.fresh()
     pid = installed.pid()

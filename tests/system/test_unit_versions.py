@@ -22,7 +22,7 @@ KNOWN_BY_239 = {
     "Socket": "ListenSequentialPacket SocketGroup SocketMode Backlog RemoveOnStop",
     "Install": "Also WantedBy",
 }
-#: What came later, and when, as systemd.exec(5) says ("Added in version").
+#: What came later, and when, as systemd.exec(5) says ("Added in version"). test_systemd_247.py asks 247 itself.
 ADDED = {
     "Service": {
         "ProtectHostname": 242,
