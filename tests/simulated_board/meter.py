@@ -17,10 +17,11 @@ DRIFT_PPM = 40.0
 
 
 class Activity:
-    """What a processor does from its begin on; open until it is known when it ended."""
+    """What a processor does for process `pid`; open until it is known when it ended."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
-        self.pieces = pieces
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.pieces: list[Piece] = []
         self.end_ns: int | None = None
 
     def energy(self, begin_ns: int, end_ns: int, idle_mw: float) -> float:

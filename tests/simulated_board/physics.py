@@ -1,7 +1,7 @@
 """How long an activity takes on the board and at what power, by the profile that drives it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -125,61 +125,3 @@ class SyntheticPhysics(Physics):
                 move_ms=self.MOVE_MS * apart[np.newaxis],
             )
         )
-
-
-@dataclass
-class Change:
-    """A frequency that takes effect later."""
-
-    at_ns: int
-    index: int
-
-
-class Frequencies:
-    """Which indices are in force when, given when they were asked for."""
-
-    def __init__(self, profile: ModelProfile, asked: Indices) -> None:
-        self._delay_ms = profile.delay_ms
-        self._asked = dict(asked)
-        self._force = dict(asked)
-        self._pending: dict[str, Change] = {}
-
-    def ask(self, now_ns: int, asked: Indices) -> None:
-        """Takes what the files ask for at a time not before the last one."""
-        self._settle(now_ns)
-        for letter, index in asked.items():
-            if index == self._asked[letter]:
-                continue
-            self._asked[letter] = index
-            delay_ms = self._delay_ms[letter][self._force[letter], index]
-            at_ns = now_ns + (int(1e6 * delay_ms) if delay_ms > 0 else 0)  # not measured (NaN): at once
-            self._pending[letter] = Change(at_ns, index)
-        self._settle(now_ns)
-
-    def run(self, phases: list[Phase], begin_ns: int) -> list[Piece]:
-        """The phases one after the other from `begin_ns` on, through changes that are on their way."""
-        force = dict(self._force)
-        changes = sorted(self._pending.items(), key=lambda item: item[1].at_ns)
-        pieces = []
-        at_ns = float(begin_ns)
-        for phase in phases:
-            left = 1.0
-            while left > 0:
-                while changes and changes[0][1].at_ns <= at_ns:
-                    letter, change = changes.pop(0)
-                    force[letter] = change.index
-                time_ms, power_mw = phase(force)
-                end_ns = at_ns + left * time_ms * 1e6
-                left_then = 0.0
-                if changes and changes[0][1].at_ns < end_ns:
-                    left_then = left - (changes[0][1].at_ns - at_ns) / (time_ms * 1e6)
-                    end_ns = float(changes[0][1].at_ns)
-                pieces.append(Piece(int(at_ns), int(end_ns), power_mw))
-                at_ns, left = end_ns, left_then
-        return pieces
-
-    def _settle(self, now_ns: int) -> None:
-        for letter, change in list(self._pending.items()):
-            if change.at_ns <= now_ns:
-                self._force[letter] = change.index
-                del self._pending[letter]

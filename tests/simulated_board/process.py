@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from simulated_board.board import PACER
+from simulated_board.board import CONTROL
 from simulated_board.build import FOLDER
 
 
@@ -37,7 +37,7 @@ class RunningBoard:
     def control(self, **message: bool) -> None:
         """`meter=False` unplugs the meter, `npu_hangs=True` lets its runs never end, `stop=True`."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(str(self.root / PACER))
+            connection.connect(str(self.root / CONTROL))
             connection.send(json.dumps(message).encode())
             connection.recv(4096)
 

@@ -1,6 +1,6 @@
-"""The part of sysfs that a board file names, as plain files, and what frequencies they ask for."""
+"""The part of sysfs that a board file names, as plain files."""
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from piqi_runtime.boards import Board, Processor
@@ -43,29 +43,27 @@ def domains(root: Path, processor: Processor) -> list[Path]:
     return [root / candidates[0] for candidates in processor.domains]
 
 
-class Requests:
-    """Reads which frequency index is asked for; the highest while another governor decides."""
+@dataclass(frozen=True)
+class Domain:
+    """The files that ask for a processor's frequency, and the frequencies as they have them."""
 
-    def __init__(self, root: Path, board: Board) -> None:
-        self._files: dict[str, tuple[int, int, dict[bytes, int]]] = {}  # open, since reading them answers to be quick
-        for processor in board.processors:
-            for folder in domains(root, processor)[:1]:
-                cpu = processor.kind == "cpu"
-                unit = 1 if cpu else 1000
-                self._files[processor.letter] = (
-                    os.open(folder / ("scaling_governor" if cpu else "governor"), os.O_RDONLY),
-                    os.open(folder / ("scaling_setspeed" if cpu else "userspace/set_freq"), os.O_RDONLY),
-                    {b"%d" % (unit * freq): index for index, freq in enumerate(processor.freqs_khz)},
-                )
+    governor: Path
+    speed: Path
+    freqs: tuple[int, ...]
 
-    def read(self) -> dict[str, int]:
-        """Letter -> index, of all processors with a frequency of their own."""
-        found = {}
-        for letter, (governor, speed, indices) in self._files.items():
-            top = len(indices) - 1
-            index = indices.get(os.pread(speed, 32, 0).split(b"\n")[0], top)
-            found[letter] = index if os.pread(governor, 9, 0) == b"userspace" else top
-        return found
+
+def frequency_domains(root: Path, board: Board) -> dict[str, Domain]:
+    """By letter, the first domain of all processors with a frequency of their own."""
+    found = {}
+    for processor in board.processors:
+        for folder in domains(root, processor)[:1]:
+            if processor.kind == "cpu":
+                names, unit = ("scaling_governor", "scaling_setspeed"), 1
+            else:
+                names, unit = ("governor", "userspace/set_freq"), 1000
+            freqs = tuple(unit * freq for freq in processor.freqs_khz)
+            found[processor.letter] = Domain(folder / names[0], folder / names[1], freqs)
+    return found
 
 
 def write(path: Path, value: object) -> None:

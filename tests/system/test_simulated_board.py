@@ -1,11 +1,16 @@
 """The simulated board (tests/simulated_board): it is what its profile says."""
 
+import ctypes
+import errno
 import functools
 import logging
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +31,12 @@ from piqi_runtime.marker import open_marker  # noqa: E402
 from piqi_runtime.meter import MeterError, layer_energies, open_meter  # noqa: E402
 from piqi_runtime.partition import Partition  # noqa: E402
 from simulated_board import kit, scenario  # noqa: E402
-from simulated_board.board import CALLER_NS  # noqa: E402
-from simulated_board.build import environment  # noqa: E402
-from simulated_board.physics import Frequencies, Physics  # noqa: E402
+from simulated_board.board import SYNTHETIC  # noqa: E402
+from simulated_board.build import environment, observer  # noqa: E402
+from simulated_board.memory import BEGAN, ENDED, STRETCH, BoardMemory, Record  # noqa: E402
+from simulated_board.physics import Physics, SyntheticPhysics  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
+from simulated_board.tree import domains, frequency_domains, make_tree  # noqa: E402
 from simulated_board.undisturbed import undisturbed  # noqa: E402
 
 QUIET = True
@@ -137,10 +144,10 @@ def test_times_and_energies_are_the_profiles(
     # What is late on this machine is late in the meter's eyes too.
     mean_ms = (ended - began).mean(axis=1) / 1e6
     assert [energy.energy_mj for energy in energies] == pytest.approx(list(mean_ms * run_mw / 1e3), rel=0.03)
-    (end,), caller_ms = report.ends, CALLER_NS / 1e6
+    (end,) = report.ends
     state = [driving.state_text(s) for s in driving.states].index((order[0], freqs.split()[0]))
-    assert end.load_us.median / 1e3 == pytest.approx(driving.input_ms[state] - caller_ms, rel=0.02)
-    assert end.unload_us.median / 1e3 == pytest.approx(driving.output_ms[state] - caller_ms, rel=0.02)
+    assert end.load_us.median / 1e3 == pytest.approx(driving.input_ms[state], rel=0.02)
+    assert end.unload_us.median / 1e3 == pytest.approx(driving.output_ms[state], rel=0.02)
 
 
 @patient
@@ -197,23 +204,94 @@ def test_a_frequency_takes_effect_when_its_delay_is_over(
     assert [report.layers[i].time_us.median / 1e3 for i in (2, 3)] == pytest.approx(expected, rel=0.02)
 
 
-def test_changes_on_their_way_are_worked_through_exactly(driving: ModelProfile) -> None:
-    physics = Physics(driving)
-    frequencies = Frequencies(driving, {"L": 0, "B": 0, "G": 0})
-    frequencies.ask(0, {"L": 0, "B": 1, "G": 0})
-    delay_ns = int(1e6 * driving.delay_ms["B"][0, 1])
-    layers = [phase for layer in range(5) for phase in physics.step("B", layer, layer)]
-    pieces = frequencies.run(layers, 0)
+class Moment(ctypes.Structure):
+    """PiqiMoment of piqi/observer.h."""
+
+    _fields_ = (
+        ("activity", ctypes.c_int),
+        ("network", ctypes.c_char_p),
+        ("layer_count", ctypes.c_size_t),
+        ("processor", ctypes.c_char),
+        ("first_layer", ctypes.c_size_t),
+        ("last_layer", ctypes.c_size_t),
+    )
+
+
+class Paced:
+    """A board of which there is the memory alone; `run` tells it what begins and ends in a thread of its own."""
+
+    BIND, STEP, FINISH = range(3)
+
+    def __init__(self, root: Path, board: Board, profile: ModelProfile) -> None:
+        make_tree(root, board)
+        for processor in board.processors:
+            for folder in domains(root, processor):
+                (folder / ("scaling_governor" if processor.kind == "cpu" else "governor")).write_text("userspace\n")
+        self.domains = frequency_domains(root, board)
+        networks = [(b"", Physics(profile)), (SYNTHETIC, SyntheticPhysics(profile))]
+        self.memory = BoardMemory(root / "pacer", networks, self.domains)
+        self._library = ctypes.CDLL(str(observer()))
+
+    def activity(self, kind: int, letter: str, first: int, last: int) -> list[int]:
+        """What its begin and its end answer."""
+        moment = Moment(kind, b"digits", 5, letter.encode(), first, last)
+        calls = self._library.piqi_observe_begin, self._library.piqi_observe_end
+        return [call(ctypes.byref(moment)) for call in calls]
+
+    def run(self, work: Callable[[], object]) -> list[Record]:
+        """What the board was told while `work` ran."""
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(work).result()
+        return list(self.memory.records())
+
+
+@pytest.fixture
+def paced(tmp_path: Path, board: Board, driving: ModelProfile, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Paced:
+    monkeypatch.setenv("PIQI_PACER", str(tmp_path / "pacer"))
+    return Paced(tmp_path, board, driving)
+
+
+@patient
+def test_changes_on_their_way_are_worked_through_exactly(paced: Paced, driving: ModelProfile) -> None:
+    def frame() -> None:
+        speed = paced.domains["B"].speed
+        speed.write_text("816000\n")
+        paced.activity(Paced.BIND, "B", 0, 4)
+        for layer in range(5):
+            if layer == 1:
+                speed.write_text("1800000\n")
+            assert paced.activity(Paced.STEP, "B", layer, layer) == [0, 0]
+
+    records = paced.run(frame)
+    steps = [record.activity for record in records if record.kind == BEGAN]
+    ends_ns = [record.end_ns for record in records if record.kind == ENDED]
+    assert len(steps) == 5 and len(ends_ns) == 6
+    pieces = [record for record in records if record.kind == STRETCH and record.activity in steps]
+    # Each goes on where the last one ended: writing the file takes no time of its own.
     assert [a.end_ns for a in pieces[:-1]] == [b.begin_ns for b in pieces[1:]]
-    (change,) = [i for i, piece in enumerate(pieces) if piece.end_ns == delay_ns]
+    change_ns = ends_ns[1] + int(1e6 * driving.delay_ms["B"][0, 1])
+    (change,) = [i for i, piece in enumerate(pieces) if piece.end_ns == change_ns]
     slow, fast = (values(driving, driving.run_ms, "BBBBB", f"{i} {i} {i} {i} {i}") for i in (0, 1))
-    done = pieces[change].end_ns - pieces[change].begin_ns
-    left = 1 - done / 1e6 / slow[change]
-    rest_ms = [left * fast[change], *fast[change + 1 :]]
-    assert [(p.end_ns - p.begin_ns) / 1e6 for p in pieces[change + 1 :]] == pytest.approx(rest_ms, abs=1e-4)
-    # Once there, it stays.
-    frequencies.ask(delay_ns, {"L": 0, "B": 1, "G": 0})
-    assert len(frequencies.run(layers, delay_ns)) == 5
+    done = dict.fromkeys(steps, 0.0)
+    for number, piece in enumerate(pieces):
+        layer = steps.index(piece.activity)
+        done[piece.activity] += (piece.end_ns - piece.begin_ns) / 1e6 / (slow if number <= change else fast)[layer]
+    assert list(done.values()) == pytest.approx([1.0] * 5, abs=1e-5)
+
+
+def test_what_the_profile_does_not_have_is_refused(paced: Paced) -> None:
+    answers: list[list[int]] = []
+    for letter, layer in (("X", 0), ("L", 5)):
+        paced.run(lambda letter=letter, layer=layer: answers.append(paced.activity(Paced.STEP, letter, layer, layer)))
+    assert answers == [[errno.EINVAL, 0]] * 2
+    assert not list(paced.memory.records())
+
+
+def test_one_that_is_killed_leaves_the_board_usable(paced: Paced) -> None:
+    script = f"import fcntl, os, signal; file = open({str(paced.memory.path)!r}, 'r+b'); "
+    script += "fcntl.flock(file, fcntl.LOCK_EX); os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    assert paced.run(lambda: paced.activity(Paced.STEP, "B", 0, 0))
 
 
 def test_an_npu_that_hangs_and_comes_back(

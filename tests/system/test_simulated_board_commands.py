@@ -142,9 +142,8 @@ def test_a_profile_is_recovered_through_a_kill_and_an_unplugged_meter(bench: Ben
             if all(near):
                 break
         assert all(near), to_text(differences)
-        for letter in "LBG":  # writing the file takes its time too
-            assert recovered.delay_ms[letter][0, 1] == pytest.approx(driving.delay_ms[letter][0, 1], rel=0.1, abs=0.2)
-            assert recovered.delay_ms[letter][1, 0] == pytest.approx(driving.delay_ms[letter][1, 0], abs=0.3)
+        for letter in "LBG":
+            assert recovered.delay_ms[letter] == pytest.approx(driving.delay_ms[letter], rel=0.05, abs=0.02)
         assert recovered.constants.npu_run_shrink == pytest.approx(scenario.NPU_RUN_SHRINK, abs=0.005)
     assert blocks(out) > kept
     assert recovered.idle_power_mw == pytest.approx(driving.idle_power_mw, rel=0.005)

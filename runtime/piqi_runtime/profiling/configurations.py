@@ -138,15 +138,24 @@ def alternating(space: Space, source: str, destination: str, layer_count: int) -
 
 
 def changes(space: Space, letter: str, layer_count: int) -> Iterator[tuple[Configuration, int, int]]:
-    """(configuration, a, b): the first half of the layers at index a, the rest at b; the next frame goes back."""
-    half = layer_count // 2
-    if half == 0:
+    """(configuration, a, b): layers at index a, those of `changed` at b, the rest at a again."""
+    there, back = changed(layer_count)
+    if there == 0:
         return
     states = {state.own: state for state in space.states(letter)}  # a GPU's at its host's highest
     for place, a in enumerate(space.indices(letter)):
         for b in space.indices(letter)[place + 1 :]:
-            tokens = [states[a].token] * half + [states[b].token] * (layer_count - half)
+            tokens = [states[b if there <= layer < back else a].token for layer in range(layer_count)]
             yield Configuration("model", letter * layer_count, " ".join(tokens)), a, b
+
+
+def changed(layer_count: int) -> tuple[int, int]:
+    """The layers before which a frequency changes, and changes back: both behind a layer, where the processor works.
+
+    Of two layers the next frame changes back, before its input phase; of one, nothing changes.
+    """
+    there = max(layer_count // 3, 1) if layer_count > 1 else 0
+    return there, max(2 * layer_count // 3, there + 1)
 
 
 def frequency_rows(space: Space) -> Iterator[tuple[tuple[str, str, str, str], Configuration]]:

@@ -18,6 +18,7 @@ from piqi_runtime.profiling.configurations import (
     Space,
     State,
     alternating,
+    changed,
     changes,
     frequency_rows,
     layer_configurations,
@@ -138,10 +139,11 @@ class Tables:
             for own, times_ms in steady.items():
                 between = times_ms[2:-1:2]
                 yield letter, own, own, _short(float(between.mean()) if len(between) else 0.0)
-            half = self._count // 2
+            there, back = changed(self._count)
+            behind = slice(back, None) if back < self._count else slice(0, there)
             for configuration, a, b in changes(self._space, letter, self._count):
                 for times_ms in self._results[configuration].rounds_ms:
-                    for old, new, layers in ((a, b, slice(half, None)), (b, a, slice(0, half))):
+                    for old, new, layers in ((a, b, slice(there, back)), (b, a, behind)):
                         parts = (_pieces(values)[layers] for values in (times_ms, steady[old], steady[new]))
                         delay_ms = infer_delay_ms(*parts)
                         if delay_ms is None:
