@@ -21,8 +21,9 @@ import numpy.typing as npt
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import BundleInput, BundleOutput, load_bundle, write_bundle
 from piqi_runtime.daemon.config import DaemonConfig
+from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
-from piqi_runtime.daemon.server import Server, listen
+from piqi_runtime.daemon.server import Server
 from piqi_runtime.model import Model, Operator, Tensor
 from piqi_runtime.policy.config import load_policy
 from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, TableLayers

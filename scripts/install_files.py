@@ -35,11 +35,13 @@ SETTINGS = {"bundle_folder": "/var/lib/piqi/bundles", "frequency_state": "/run/p
 LAUNCHER = """\
 #!{python} -I
 import gc
-import os
 import sys
+import types
 
-os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 gc.disable()  # nothing that is imported is garbage: looking for it would cost a tenth of the start
+# pydantic's own would import e-mail, zip files and more to find out that there are no plugins.
+loader = sys.modules["pydantic.plugin._loader"] = types.ModuleType("pydantic.plugin._loader")
+loader.get_plugins = tuple
 sys.path.insert(0, "{packages}")
 from {module} import main
 

@@ -47,7 +47,7 @@ class Processor(BaseModel):
     - `rknn_target`: the platform for which Rockchip's toolkit compiles an NPU's partitions.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     letter: Letter
     name: str
@@ -139,7 +139,7 @@ class Board(BaseModel):
     `estimate`: parameters of the analytic model that stands in for a profile: the planner's, which checks them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
     description: str = ""

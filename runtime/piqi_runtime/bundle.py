@@ -146,14 +146,17 @@ def load_bundle(
         parts = Parts()
         if verify:
             refuse(root, verify_bundle(root, board, parts))
-        manifest = read_manifest(root)
+        manifest = parts.manifest or read_manifest(root)
         if manifest.kind == "kit":
             if not kits:
                 raise _is_a_kit(root)
-            refuse(root, board_problems(manifest, board))
+            if not verify:
+                refuse(root, board_problems(manifest, board))
             return Bundle(root, manifest, None, read_labels(root, manifest), parts)
-        table = load_table(root / TABLE)
-        refuse(root, table_problems(manifest, table, board))
+        table = parts.table
+        if table is None:
+            table = load_table(root / TABLE)
+            refuse(root, table_problems(manifest, table, board))
         return Bundle(root, manifest, table, read_labels(root, manifest), parts)
 
 

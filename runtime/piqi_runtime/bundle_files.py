@@ -10,10 +10,7 @@ Readers and writers keep each other waiting through a lock on the folder that th
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +18,7 @@ from pathlib import Path
 
 from piqi_runtime.bundle_manifest import MANIFEST, MODEL, BundleError, FileEntry
 from piqi_runtime.container import write_atomically
+from piqi_runtime.digests import file_digest
 
 CHUNK_BYTES = 1 << 20
 
@@ -36,6 +34,9 @@ def existing(folder: str | os.PathLike[str]) -> Path:
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder`, to fill and hand to `take_place`. Raises BundleError for an OSError too."""
+    import secrets  # here, as `shutil` below: who only reads does without
+    import shutil
+
     if not folder.name:
         raise BundleError(f"{folder}: cannot be a bundle")
     _check_replaceable(folder)
@@ -80,6 +81,8 @@ def held(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 def take_place(new: Path, folder: Path) -> None:
     """Gives `new` the name of `folder`, whatever bundle had it; to be called while it is `locked`."""
+    import shutil
+
     _check_replaceable(folder)
     for place, _, _ in os.walk(new):
         _sync(Path(place))
@@ -120,12 +123,7 @@ def link(source: Path, target: Path) -> None:
 
 def describe(path: Path) -> FileEntry:
     """Size and SHA-256 of a file. Raises OSError."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileEntry(sha256=digest.hexdigest(), size_bytes=size)
+    return FileEntry(sha256=file_digest(path), size_bytes=path.stat().st_size)
 
 
 def list_files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -146,7 +144,7 @@ def file_problem(root: Path, path: str, expected: FileEntry) -> str | None:
             return f"{path}: {kind_of(status)}"
         if status.st_size != expected.size_bytes:
             return f"{path}: size: expected {expected.size_bytes} bytes, got {status.st_size}"
-        sha256 = describe(root / path).sha256
+        sha256 = file_digest(root / path)
     except FileNotFoundError:
         return f"{path}: is missing"
     except OSError as error:

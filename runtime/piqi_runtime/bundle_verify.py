@@ -32,6 +32,8 @@ Range = tuple[int, int]
 class Parts:
     """What was loaded to be verified."""
 
+    manifest: Manifest | None = None
+    table: ParetoTable | None = None
     model: Model | None = None
     partitions: dict[Range, Partition] = dataclasses.field(default_factory=dict)
 
@@ -59,7 +61,7 @@ def refuse(folder: Path, problems: Iterable[str]) -> None:
 
 def _problems(root: Path, board: Board | None, parts: Parts) -> Iterator[str]:
     try:
-        manifest = read_manifest(root)
+        manifest = parts.manifest = read_manifest(root)
     except BundleError as error:
         yield from str(error).split("\n")
         return
@@ -78,19 +80,20 @@ def _problems(root: Path, board: Board | None, parts: Parts) -> Iterator[str]:
         yield from board_problems(manifest, board)
     elif TABLE not in bad:
         try:
-            yield from table_problems(manifest, load_table(root / TABLE), board)
+            parts.table = load_table(root / TABLE)
+            yield from table_problems(manifest, parts.table, board)
         except TableError as error:
             yield str(error)
     if MODEL not in bad:
         try:
-            parts.model = load_model(root / MODEL)
+            parts.model = load_model(root / MODEL, verified=True)
             yield from model_problems(manifest, parts.model)
         except PiqiError as error:
             yield str(error)
     for entry in manifest.partitions:
         if entry.file not in bad:
             try:
-                parts.partitions[entry.range] = load_partition(root, manifest, entry)
+                parts.partitions[entry.range] = load_partition(root, manifest, entry, verified=True)
             except PiqiError as error:
                 yield str(error)
     if manifest.labels and manifest.labels not in bad:
@@ -150,9 +153,12 @@ def model_problems(manifest: Manifest, model: Model) -> Iterator[str]:
             yield f"{MODEL}: {field}: expected {expected} as in {MANIFEST}, got {got_tensors}"
 
 
-def load_partition(root: Path, manifest: Manifest, entry: PartitionEntry) -> Partition:
-    """The partition of `entry`, checked against the manifest. Raises PiqiError naming file, field and value."""
-    partition = Partition.load(root / entry.file)
+def load_partition(root: Path, manifest: Manifest, entry: PartitionEntry, verified: bool = False) -> Partition:
+    """The partition of `entry`, checked against the manifest; `verified`: the file's SHA-256 is the manifest's.
+
+    Raises PiqiError naming file, field and value.
+    """
+    partition = Partition.load(root / entry.file, verified=verified)
     facts = [
         ("layers", entry.range, (partition.first_layer, partition.last_layer)),
         ("source_hash", manifest.source_hash, partition.source_hash),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from math import fsum
 from pathlib import Path
-from statistics import fmean
 
 from piqi_runtime.boards import Board
-from piqi_runtime.profile_tables import DVFS_DELAY, ProfileError, read_table
 
-BUNDLED = f"profile/{DVFS_DELAY.file_name}"  # in a bundle
+BUNDLED = "profile/dvfs_delay.csv"  # in a bundle
 
 
 def with_delays(board: Board, path: Path) -> Board:
@@ -19,6 +18,9 @@ def with_delays(board: Board, path: Path) -> Board:
     """
     if not path.exists():
         return board
+    # Here: most boards have no such file, and the daemon starts the sooner.
+    from piqi_runtime.profile_tables import DVFS_DELAY, ProfileError, read_table
+
     measured: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     for row in read_table(DVFS_DELAY, path, board.letters):
         letter, before, after, delay_ms = row.values
@@ -35,7 +37,7 @@ def with_delays(board: Board, path: Path) -> Board:
         delays = [list(row) for row in processor.delays_us] or [[0] * size for _ in range(size)]
         for (letter, before, after), delays_ms in measured.items():
             if letter == processor.letter:
-                delays[before][after] = max(1, round(fmean(delays_ms) * 1000))
+                delays[before][after] = max(1, round(fsum(delays_ms) / len(delays_ms) * 1000))
         known = any(any(row) for row in delays)
         processors.append(processor.model_copy(update={"delays_us": tuple(map(tuple, delays)) if known else ()}))
     return board.model_copy(update={"processors": tuple(processors)})

@@ -16,10 +16,10 @@ import piqi_native
 from piqi_runtime.backends import AnyBackend, available_backends
 from piqi_runtime.boards import Board
 from piqi_runtime.model import Model
-from piqi_runtime.report import Report, make_report
 
 if TYPE_CHECKING:
     from piqi_runtime.partition import Partition
+    from piqi_runtime.report import Report
 
 Array = npt.NDArray[Any]
 
@@ -169,6 +169,8 @@ class Executor:
 
     def report(self) -> Report:
         """Times of the frames since the last `clear_report` (of the last `recorded_frames` at most)."""
+        from piqi_runtime.report import make_report  # here: the daemon makes none
+
         letters = [self.engine.board.processors[s.processor].letter for s in self.sub_graphs]
         return make_report(self._native, self.plan, letters)
 

@@ -69,14 +69,15 @@ class Partition:
             raise PartitionFileError(str(error)) from error
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], source: Model | None = None) -> Partition:
+    def load(cls, path: str | os.PathLike[str], source: Model | None = None, verified: bool = False) -> Partition:
         """Reads what `save` wrote; constants stay in the mapped file.
 
-        `source`: the float network, if the partition is to be checked against it. Raises PartitionFileError
+        `source`: the float network, if the partition is to be checked against it; `verified`: as `load_container`
+        has it. Raises PartitionFileError
         naming file, field and value for a file that is missing, truncated, corrupt, foreign or of another
         network.
         """
-        model, header, _ = load_container(path, "partition", PartitionFileError)
+        model, header, _ = load_container(path, "partition", PartitionFileError, verified)
         assert header is not None
         if not header.first_layer <= header.last_layer:
             raise PartitionFileError(

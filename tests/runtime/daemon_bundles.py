@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from daemon_helpers import Connection, Process
+from daemon_helpers import PATIENCE_S, Connection, Process
 
 from piqi_planner.quantise import calibrate, quantise
 from piqi_runtime.bundle import BundleInput, BundleOutput, write_bundle
@@ -50,7 +50,7 @@ def write_net(folder: Path, gain: float = 1.0) -> Path:
 def command(folder: Path, *options: object, **config: Any) -> tuple[list[str], Path]:
     """The real command with these settings, and its socket."""
     path, settings = folder / "piqid", folder / "daemon.toml"
-    values = {"root": "", "board": "host", "socket": str(path), **config}
+    values = {"root": "", "board": "host", "socket": str(path), "timeout_s": PATIENCE_S, **config}
     settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
     return ["-m", "piqi_runtime.daemon.main", "--config", str(settings), *map(str, options)], path
 
@@ -62,7 +62,7 @@ def start(folder: Path, *options: object, **config: Any) -> Process:
 def refused(folder: Path, *options: object, **config: Any) -> str:
     """What a daemon says that does not start."""
     result = subprocess.run(
-        [sys.executable, *command(folder, *options, **config)[0]], text=True, capture_output=True, timeout=60
+        [sys.executable, *command(folder, *options, **config)[0]], text=True, capture_output=True, timeout=PATIENCE_S
     )
     assert result.returncode == 1 and result.stdout == "" and "Traceback" not in result.stderr, result.stderr
     return result.stderr

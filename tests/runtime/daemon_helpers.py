@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,28 @@ import numpy as np
 
 SCRIPT = Path(__file__).parent / "scripted_daemon.py"
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+#: Ends what hangs, and nothing else: a busy machine may stand still for seconds.
+PATIENCE_S = 60.0
+#: A frame of a scripted daemon whose first value is this and a number waits at the gate of that number.
+GATES = 1e6
+
+
+class Gate:
+    """Where a frame of a scripted daemon waits until the test says so; its first value is `value`."""
+
+    def __init__(self, file: Path, number: int) -> None:
+        self.value = GATES + number
+        self._closed, self._reached = file, file.with_name(f"{file.name}.reached")
+        self._reached.unlink(missing_ok=True)
+        file.touch()
+
+    def wait(self) -> None:
+        """Until the frame is there: it runs."""
+        assert wait_for(self._reached.exists), "no frame came to the gate"
+
+    def open(self) -> None:
+        """Lets the frame go on, and those that come later pass."""
+        self._closed.unlink()
 
 
 class Process:
@@ -24,23 +46,24 @@ class Process:
 
     def __init__(self, command: list[str], path: Path, log: Path) -> None:
         self.path, self.log = path, log
+        self._gates = 0
         with log.open("wb") as output:
             self.popen = subprocess.Popen([sys.executable, *command], stdout=output, stderr=output)
-        deadline_s = time.monotonic() + 20
-        while True:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    return
-            assert self.popen.poll() is None and time.monotonic() < deadline_s, log.read_text()
-            time.sleep(0.01)
+        assert wait_for(lambda: listens(path) or self.popen.poll() is not None), log.read_text()
+        assert self.popen.poll() is None, log.read_text()
 
     def stop(self) -> int:
         if self.popen.poll() is None:
             self.popen.terminate()
         try:
-            return self.popen.wait(10)
+            return self.popen.wait(PATIENCE_S)
         finally:
             self.popen.kill()
+
+    def gate(self) -> Gate:
+        """A new one, closed."""
+        self._gates += 1
+        return Gate(self.path.with_name(f"{self.path.name}.gate{self._gates}"), self._gates)
 
     @property
     def descriptors(self) -> int:
@@ -69,7 +92,7 @@ class Connection:
     def __init__(self, path: Path, pool: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.connect(str(path))
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE_S)
         self.number = 0
         if pool:
             descriptor = memfd(1 << 16)
@@ -91,6 +114,18 @@ class Connection:
         data = self.socket.recv(1 << 17)
         assert data, "the daemon closed the connection"
         return dict(json.loads(data))
+
+    def replies(self, ids: Collection[int]) -> dict[int, dict[str, Any]]:
+        """All that comes until each of these has been answered."""
+        found: dict[int, dict[str, Any]] = {}
+        while not found.keys() >= set(ids):
+            reply = self.receive()
+            found[reply["id"]] = reply
+        return found
+
+    def read_by_the_daemon(self) -> dict[int, dict[str, Any]]:
+        """Waits until all that was sent before has been read; the replies that came meanwhile."""
+        return self.replies([self.send({"op": "status"})])
 
     def call(self, message: dict[str, Any] | bytes, descriptors: list[int] | None = None) -> dict[str, Any]:
         self.send(message, descriptors)
@@ -125,7 +160,18 @@ def memfd(size: int, seals: int = SEALS) -> int:
     return descriptor
 
 
-def wait_for(condition: Any, timeout_s: float = 5.0) -> bool:
+def codes(replies: dict[int, dict[str, Any]], ids: Collection[int]) -> list[str]:
+    """What became of each request: an error's code, or "ok"."""
+    return [replies[id].get("error", {}).get("code", "ok") for id in ids]
+
+
+def listens(path: Path) -> bool:
+    """Whether a daemon takes connections there: its file alone may be of one that is about to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline_s:

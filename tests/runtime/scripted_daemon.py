@@ -1,6 +1,7 @@
 """A daemon whose model does what each frame says: python scripted_daemon.py SOCKET BUNDLE [CONFIG.json]
 
-The frame's first value: seconds to run; NaN: the backend fails; negative: it hangs. The output is the frame.
+The frame's first value: seconds to run; NaN: the backend fails; negative: it hangs; a million and a number: it waits
+while there is a file SOCKET.gate<number>, and makes another with .reached behind its name. The output is the frame.
 """
 
 import json
@@ -11,12 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from daemon_helpers import GATES
 
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import load_bundle
 from piqi_runtime.daemon.config import DaemonConfig
+from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
-from piqi_runtime.daemon.server import Server, listen
+from piqi_runtime.daemon.server import Server
 from piqi_runtime.host.errors import HostFault
 from piqi_runtime.policy.config import load_policy
 
@@ -24,7 +27,8 @@ from piqi_runtime.policy.config import load_policy
 class ScriptedHost:
     current = 0
 
-    def __init__(self, points: int, events: HostEvents) -> None:
+    def __init__(self, points: int, events: HostEvents, socket: Path) -> None:
+        self.socket = socket
         self.latency_factor = self.power_factor = np.ones(points, np.float32)
         self.excluded = np.zeros(points, bool)
         self.events = events
@@ -38,8 +42,17 @@ class ScriptedHost:
             fault = HostFault("backend_hung" if seconds < 0 else "backend_failed", "as the frame says", "L", 0)
             self.events.failed(fault)
             raise fault
-        time.sleep(seconds)
+        if seconds >= GATES:
+            self.wait(seconds)
+        else:
+            time.sleep(seconds)
         return SimpleNamespace(outputs={"y": frame.copy()}, point=0, latency_us=seconds * 1e6)
+
+    def wait(self, value: float) -> None:
+        gate = self.socket.with_name(f"{self.socket.name}.gate{value - GATES:.0f}")
+        gate.with_name(f"{gate.name}.reached").touch()
+        while gate.exists():
+            time.sleep(0.002)
 
     def status(self) -> dict:
         return {}
@@ -52,7 +65,7 @@ def main() -> None:
     path, bundle = sys.argv[1], load_bundle(Path(sys.argv[2]), verify=False)
     config = DaemonConfig(root="", **(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))
     events = HostEvents()
-    serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events), events)
+    serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events, Path(path)), events)
     server = Server(config, load_board("host"), load_policy("default"), listen(path), {"net": serving})
     server.loop.on_signal(signal.SIGTERM, server.stop)
     server.run()

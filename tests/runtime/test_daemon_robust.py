@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from daemon_bundles import command, refused, result, start, write_net
-from daemon_helpers import Connection, Process, scripted, wait_for
+from daemon_helpers import PATIENCE_S, Connection, Process, codes, listens, scripted, wait_for
+
+from piqi_runtime.config_files import CONFIGS
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +96,19 @@ def test_a_sys_without_sensors_or_frequencies(net: Path, tmp_path: Path) -> None
     try:
         with Connection(process.path) as client:
             assert result(client) == [1, 1, 2, 0]
-            time.sleep(0.3)  # several looks at the sensors
-            status = client.call({"op": "status"})
-            sensors = status["sensors"]
+            looks = set[float]()
+            while len(looks) < 4:  # each look at the sensors is another moment
+                sensors = client.call({"op": "status"})["sensors"]
+                looks.add(sensors["idle_s"])
             assert sensors.pop("idle_s") >= 0
             assert set(sensors.values()) == {None} and "temperature_c" in sensors
             policy = client.call({"op": "policy"})
             assert (policy["mode"], policy["rule"]) == ("balanced", None)
-        warnings = [line for line in process.log.read_text().splitlines() if line.startswith("WARNING")]
-        assert len(warnings) == 1 and "policy0" in warnings[0], warnings
+        assert wait_for(lambda: "WARNING" in process.log.read_text())
     finally:
         assert process.stop() == 0
+    warnings = [line for line in process.log.read_text().splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == 1 and "policy0" in warnings[0], warnings
 
 
 def test_no_permission_on_frequency_files(net: Path, tmp_path: Path) -> None:
@@ -125,13 +129,14 @@ def test_no_permission_on_frequency_files(net: Path, tmp_path: Path) -> None:
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([*bounded, sys.executable, *arguments], stderr=log)
     try:
-        assert wait_for(path.exists, 20), (tmp_path / "log").read_text()
+        assert wait_for(lambda: listens(path)), (tmp_path / "log").read_text()
         with Connection(path) as client:
             assert result(client) == [1, 1, 2, 0]
             assert client.call({"op": "status"})["frequencies"] == {}
+        assert wait_for(lambda: "WARNING" in (tmp_path / "log").read_text())
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     warnings = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("WARNING")]
     assert len(warnings) == 1 and "scaling_governor" in warnings[0] and "Permission denied" in warnings[0], warnings
     assert (policy / "scaling_governor").read_text() == "schedutil\n"
@@ -190,22 +195,25 @@ def test_a_clock_that_jumps(bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.delenv("LD_PRELOAD")
         with Connection(process.path) as client:
             for _ in range(20):
-                assert "late" not in client.call(client.frame(0, 0.005, deadline_ms=1000))
-            client.send(client.frame(0, 0.1))
-            late = client.send(client.frame(1, 0, deadline_ms=30))
-            replies = {reply["id"]: reply for reply in (client.receive() for _ in range(2))}
-            assert replies[late]["error"]["code"] == "deadline"
-            assert client.call({"op": "policy", "mode": "best", "seconds": 0.4})["mode"] == "best"
-            time.sleep(0.2)
-            assert client.call({"op": "policy"})["mode"] == "best"
-            assert wait_for(lambda: client.call({"op": "policy"})["override"] is None, 2)
+                assert "late" not in client.call(client.frame(0, 0.005, deadline_ms=1e3 * PATIENCE_S))
+            gate = process.gate()
+            ids = [client.send(client.frame(0, gate.value)), client.send(client.frame(1, 0, deadline_ms=30))]
+            gate.wait()
+            client.read_by_the_daemon()
+            time.sleep(0.04)
+            gate.open()
+            assert codes(client.replies(ids), ids) == ["ok", "deadline"]
+            assert client.call({"op": "policy", "mode": "best", "seconds": PATIENCE_S})["mode"] == "best"
+            for _ in range(9):  # also after looks at the clock
+                assert client.call({"op": "policy"})["mode"] == "best"
+            assert client.call({"op": "policy", "mode": "best", "seconds": 0.1})["mode"] == "best"
+            assert wait_for(lambda: client.call({"op": "policy"})["override"] is None)
             started_s = time.monotonic()
             for _ in range(60):  # more than the allowance: held back for some tenths of a second, not for years
                 client.call({"op": "hello", "version": 1})
-            assert 0.05 < time.monotonic() - started_s < 2
-            assert 0 < client.call({"op": "status"})["uptime_s"] < 60
-        started_s = time.monotonic()
-        assert process.stop() == 0 and time.monotonic() - started_s < 1
+            assert time.monotonic() - started_s > 0.05
+            assert 0 < client.call({"op": "status"})["uptime_s"] < 3600
+        assert process.stop() == 0
 
 
 def test_a_full_disk_for_the_log(net: Path, tmp_path: Path) -> None:
@@ -214,7 +222,7 @@ def test_a_full_disk_for_the_log(net: Path, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen([sys.executable, *arguments], stdout=full, stderr=full)
     try:
-        assert wait_for(path.exists, 20)
+        assert wait_for(lambda: listens(path))
         with Connection(path) as client:
             client.call({"op": "subscribe", "events": ["reload"]})
             for i in range(50):  # each says something
@@ -226,7 +234,7 @@ def test_a_full_disk_for_the_log(net: Path, tmp_path: Path) -> None:
             assert client.code(client.frame(0, 1)) == "ok"
     finally:
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_small_disk_for_the_log(net: Path, tmp_path: Path) -> None:
@@ -241,7 +249,7 @@ def test_a_small_disk_for_the_log(net: Path, tmp_path: Path) -> None:
         arguments, path = command(tmp_path, bundles=[str(net)])
         with open(disk / "log", "ab") as log:
             process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log)
-        assert wait_for(path.exists, 20)
+        assert wait_for(lambda: listens(path))
         with pytest.raises(OSError) as error, filler.open("wb", buffering=0) as file:
             while file.write(bytes(512)):
                 pass
@@ -250,12 +258,17 @@ def test_a_small_disk_for_the_log(net: Path, tmp_path: Path) -> None:
             for i in range(200):
                 client.call({"op": "limits", "min_accuracy": 99 if i % 2 else None})
             filler.unlink()
-            assert wait_for(lambda: client.call({"op": "limits", "min_accuracy": 90})["ok"])
-            client.call({"op": "limits", "min_accuracy": None})
+
+            def told() -> bool:
+                """With what is said next."""
+                for accuracy in (90, None):
+                    client.call({"op": "limits", "min_accuracy": accuracy})
+                return "entries lost" in (disk / "log").read_text()
+
+            assert wait_for(told)
             assert client.code(client.frame(0, 1)) == "ok"
         process.terminate()
-        assert process.wait(5) == 0
-        assert "entries lost" in (disk / "log").read_text()
+        assert process.wait(PATIENCE_S) == 0
     finally:
         subprocess.run(["umount", "--lazy", disk], check=False)
 
@@ -265,41 +278,37 @@ def test_a_log_that_nobody_reads(net: Path, tmp_path: Path) -> None:
     arguments, path = command(tmp_path, bundles=[str(net)])
     process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE)
     try:
-        assert process.stderr is not None and wait_for(path.exists, 20)
+        assert process.stderr is not None and wait_for(lambda: listens(path))
         with Connection(path) as client:
             for i in range(1500):
                 client.call({"op": "limits", "min_accuracy": 99 if i % 2 else None})
             assert client.code(client.frame(0, 1)) == "ok"
     finally:
-        started_s = time.monotonic()
         process.terminate()
-        assert process.wait(5) == 0
-        assert time.monotonic() - started_s < 2
+        assert process.wait(PATIENCE_S) == 0
         process.stderr.close()
 
 
 def test_a_frame_that_is_longer_than_the_drain_gets_an_error(tmp_path: Path, bundle: Path) -> None:
     """Not silence: the one that runs, those that wait, and those that were not even read."""
     with scripted(tmp_path, bundle, drain_s=0.3) as process, Connection(process.path) as client:
-        count = 20  # eight wait in the daemon's queue, the others in the socket
-        ids = [client.send(client.frame(i, 30 if i == 0 else 0)) for i in range(count)]
-        time.sleep(0.1)
-        started_s = time.monotonic()
+        gate = process.gate()
+        # Eight wait in the daemon's queue, the others in the socket.
+        ids = [client.send(client.frame(i, 0 if i else gate.value)) for i in range(20)]
+        gate.wait()
         process.popen.terminate()
-        replies = {reply["id"]: reply for reply in (client.receive() for _ in range(count))}
-        assert time.monotonic() - started_s < 1
-        assert [replies[i]["error"]["code"] for i in ids] == ["shutting_down"] * count
+        assert codes(client.replies(ids), ids) == ["shutting_down"] * 20
         assert client.socket.recv(100) == b""
-        process.popen.kill()  # the script's interpreter waits for its thread; the daemon's does not, see below
 
 
 def test_the_daemon_ends_though_a_backend_hangs(tmp_path: Path, bundle: Path) -> None:
-    """The whole process: exit code 0 within two seconds, the error first."""
-    script = tmp_path / "hanging.py"
+    """The whole process: exit code 0 long before the frame would end, the error first."""
+    script, runs = tmp_path / "hanging.py", tmp_path / "runs"
     script.write_text(
         "import sys, time\n"
         "from piqi_runtime.host.model_host import ModelHost\n"
-        "ModelHost.run = lambda *_: time.sleep(60)\n"  # no backend of this machine hangs when it is told to
+        # No backend of this machine hangs when it is told to.
+        f"ModelHost.run = lambda *_: (open({str(runs)!r}, 'w').close(), time.sleep(3600))\n"
         "from piqi_runtime.daemon.main import main\n"
         "sys.exit(main())\n"
     )
@@ -307,26 +316,53 @@ def test_the_daemon_ends_though_a_backend_hangs(tmp_path: Path, bundle: Path) ->
     process = Process([str(script), *arguments[2:]], path, tmp_path / "log")
     with Connection(path) as client:
         id = client.send(client.frame(0, 1))
-        time.sleep(0.1)
-        started_s = time.monotonic()
+        assert wait_for(runs.exists)
         process.popen.terminate()
         reply = client.receive()
         assert (reply["id"], reply["error"]["code"]) == (id, "shutting_down")
-        assert process.popen.wait(5) == 0
-        assert time.monotonic() - started_s < 2
+        assert process.popen.wait(PATIENCE_S) == 0
     assert not path.exists()
 
 
 def test_the_drain_serves_what_it_can(tmp_path: Path, bundle: Path) -> None:
     """Frames that fit are answered, in order, and none twice."""
-    with scripted(tmp_path, bundle, drain_s=0.5) as process, Connection(process.path) as client:
-        ids = [client.send(client.frame(i, 0.1)) for i in range(8)]
-        time.sleep(0.05)
-        process.popen.terminate()
-        replies = [client.receive() for _ in ids]
-        assert [reply["id"] for reply in replies] == ids
-        codes = [reply.get("error", {}).get("code", "ok") for reply in replies]
-        served = codes.count("ok")
-        assert 4 <= served <= 6 and codes == ["ok"] * served + ["shutting_down"] * (8 - served)
-        assert client.socket.recv(100) == b""
-        assert process.popen.wait(5) == 0
+
+    def served(drain_s: float) -> int:
+        with scripted(tmp_path, bundle, drain_s=drain_s) as process, Connection(process.path) as client:
+            first, fifth = process.gate(), process.gate()
+            values = [first.value, 0, 0, 0, fifth.value, 0, 0, 0]
+            ids = [client.send(client.frame(slot, value)) for slot, value in enumerate(values)]
+            first.wait()
+            client.read_by_the_daemon()
+            process.popen.terminate()
+            first.open()
+            replies = client.replies(ids)
+            assert list(replies) == ids
+            count = codes(replies, ids).count("ok")
+            assert codes(replies, ids) == ["ok"] * count + ["shutting_down"] * (8 - count)
+            assert client.socket.recv(100) == b""
+            assert process.popen.wait(PATIENCE_S) == 0
+            return count
+
+    # A machine that stands still for a while gets more time.
+    assert 4 in map(served, (0.3, 2.0, 10.0))
+
+
+def test_a_reload_that_is_asked_for_too_early_is_done_later(net: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    os.mkfifo(policy)  # reading it waits for us
+    text = (CONFIGS / "policies/default.toml").read_text()
+    arguments, path = command(tmp_path, bundles=[str(net)], policy=str(policy))
+    process = subprocess.Popen([sys.executable, *arguments])
+    try:
+        with policy.open("w") as reader:
+            process.send_signal(signal.SIGHUP)
+            reader.write(text)
+        assert wait_for(lambda: listens(path))
+        with policy.open("w") as reader:  # opened again: it reloads
+            reader.write(text)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -36,7 +36,7 @@ class DaemonConfig(BaseModel):
     - `timeout_s`: after which a frame counts as hung; `drain_s`: how long requests are still served at the end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     socket: Annotated[str, Field(min_length=1, max_length=100)] = SOCKET
     board: Annotated[str, Field(min_length=1)] = "host"

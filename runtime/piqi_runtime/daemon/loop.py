@@ -62,7 +62,12 @@ class Loop:
         self._running = True
         poll, handlers = self._epoll.poll, self._handlers
         while self._running:
-            for descriptor, events in poll(self._timeout() if self._awake_until_s < time.monotonic() else 0, 64):
+            timeout_s = 0.0
+            if self._awake_until_s < time.monotonic():
+                timeout_s = self._timeout()
+            else:
+                os.sched_yield()  # the client that is to ask may have to run on this very CPU
+            for descriptor, events in poll(timeout_s, 64):
                 handler = handlers.get(descriptor)
                 if handler is not None:  # else it was removed by one before it
                     handler(events)

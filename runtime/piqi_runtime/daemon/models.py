@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from piqi_runtime.bundle import Bundle, BundleError, load_bundle
 from piqi_runtime.bundle_manifest import MANIFEST
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.errors import PiqiError
+from piqi_runtime.host.errors import HostFault
 
 _logger = logging.getLogger(__name__)
 
@@ -22,6 +23,22 @@ class Found:
 
     bundle: Bundle
     stamp: bytes
+
+
+class HostEvents:
+    """What a host tells, on whatever thread: its callbacks, made before there is anyone to listen."""
+
+    def __init__(self) -> None:
+        self.on_switch: Callable[[int, int, float], None] = lambda *_: None
+        self.on_fault: Callable[[HostFault], None] = lambda _: None
+
+    def switched(self, old: int, new: int, prepare_ms: float) -> None:
+        """For `on_switch`."""
+        self.on_switch(old, new, prepare_ms)
+
+    def failed(self, fault: HostFault) -> None:
+        """For `on_fault`."""
+        self.on_fault(fault)
 
 
 def read_bundles(config: DaemonConfig, board: Board, known: Mapping[str, Found] | None = None) -> dict[str, Found]:

@@ -112,7 +112,7 @@ def event(name: EventName, **values: Any) -> bytes:
 
 
 class _Arguments(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]

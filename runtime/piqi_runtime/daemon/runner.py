@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ import piqi_native
 from piqi_runtime.bundle import Bundle
 from piqi_runtime.daemon import protocol, systemd
 from piqi_runtime.daemon.inference import Request
+from piqi_runtime.daemon.models import HostEvents
 from piqi_runtime.daemon.protocol import MAX_MESSAGE_BYTES, ProtocolError, to_json
 from piqi_runtime.daemon.queue import FairQueue
 from piqi_runtime.daemon.session import Session
@@ -79,22 +79,6 @@ class Times:
         if not len(values):
             return {"median": None, "p99": None}
         return {"median": round(float(np.median(values)), 1), "p99": round(float(np.percentile(values, 99)), 1)}
-
-
-class HostEvents:
-    """What a host tells, on whatever thread: its callbacks, made before there is anyone to listen."""
-
-    def __init__(self) -> None:
-        self.on_switch: Callable[[int, int, float], None] = lambda *_: None
-        self.on_fault: Callable[[HostFault], None] = lambda _: None
-
-    def switched(self, old: int, new: int, prepare_ms: float) -> None:
-        """For `on_switch`."""
-        self.on_switch(old, new, prepare_ms)
-
-    def failed(self, fault: HostFault) -> None:
-        """For `on_fault`."""
-        self.on_fault(fault)
 
 
 class Serving:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
-import stat
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -25,7 +23,6 @@ from piqi_runtime.daemon.queue import FairQueue
 from piqi_runtime.daemon.runner import Runner, Serving
 from piqi_runtime.daemon.session import Allowance, Session, peer_pid
 from piqi_runtime.daemon.steering import Steering
-from piqi_runtime.errors import PiqiError
 from piqi_runtime.host.errors import HostFault
 from piqi_runtime.policy.config import Policy
 from piqi_runtime.policy.sensors import Sensors
@@ -42,10 +39,6 @@ _ACCEPT_PAUSE_S = 0.1
 #: Connections a second, and at once, of all: who only connects must not keep the loop busy.
 _ACCEPTS = (500.0, 256.0)
 _REMEMBERED_PEERS = 256
-
-
-class ListenError(PiqiError):
-    """A path where no socket can be made. Names it."""
 
 
 class Server:
@@ -317,37 +310,3 @@ class Server:
             session.resume()
             while time.monotonic() < until_s and session.read():
                 pass
-
-
-def listen(path: str, mode: int = 0o660) -> socket.socket:
-    """A listening socket at `path`; one that a dead daemon left is replaced. Raises ListenError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
-        _make_room(path)
-        listener.bind(path)
-        os.chmod(path, mode)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise ListenError(f"socket: {path}: {error.strerror or error}") from error
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _make_room(path: str) -> None:
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise ListenError(f"socket: {path}: exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # nobody listens any more
-        else:
-            raise ListenError(f"socket: {path}: in use by a daemon that is running")

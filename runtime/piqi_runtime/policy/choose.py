@@ -17,6 +17,7 @@ __all__ = ["Constraints", "Costs", "Decision", "PointChooser"]
 Costs64 = npt.NDArray[np.float64]
 Factors = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Costs(NamedTuple):
 
     def keep(self, name: str, limit: float) -> Flags:
         """Which points keep a limit; bool [points]."""
-        values = self[_COLUMNS[name]]
-        flags: Flags = values >= limit if name == "min_accuracy" else values <= limit
-        return flags
+        return _keep(self[_COLUMNS[name]], name, limit)
 
 
 _COLUMNS = {"latency": 0, "power": 1, "energy": 2, "accuracy": 3} | {
@@ -78,9 +77,9 @@ class PointChooser:
             return self._predicted
         latency_ms, power_mw, _, accuracy = self._predicted
         if latency_factor is not None:
-            latency_ms = latency_ms * self._checked("latency_factor", latency_factor)
+            latency_ms = self._corrected(latency_ms, "latency_factor", latency_factor)
         if power_factor is not None:
-            power_mw = power_mw * self._checked("power_factor", power_factor)
+            power_mw = self._corrected(power_mw, "power_factor", power_factor)
         energy_mj = latency_ms * power_mw
         energy_mj /= 1e3  # as tables have it, to the last bit
         return Costs(latency_ms, power_mw, energy_mj, accuracy)
@@ -109,48 +108,63 @@ class PointChooser:
         Raises PolicyError for arrays that do not fit the table.
         """
         costs = self.costs(latency_factor, power_factor)
-        counts = {"points": self._count}
+        count = self._count
         allowed = self._available(excluded)
         left = int(np.count_nonzero(allowed))
-        counts["unavailable"] = self._count - left
+        counts = {"points": count, "unavailable": count - left}
+        if not left:
+            return Decision(None, (), constraints, {**counts, "allowed": 0})
+        limits = constraints.given()
         relaxed: dict[str, float] = {}
         degraded: list[str] = []
-        if left:
-            limits = constraints.given()
-            for name in reversed(relax):
-                if name not in limits:
-                    continue
-                limit = limits[name]
-                keeps = costs.keep(name, limit)
-                counts[name] = self._count - int(np.count_nonzero(keeps))
-                keeps &= allowed
-                if not np.count_nonzero(keeps):
-                    degraded.append(name)
-                    limit = _nearest(costs.of(name)[allowed], name, hysteresis)
-                    keeps = costs.keep(name, limit)
-                    keeps &= allowed
-                relaxed[name] = limit
+        # Those that are left: by `allowed`, from the first limit that gives way on by `indices`, which are few.
+        indices: Indices | None = None
+        for name in reversed(relax):
+            if name not in limits:
+                continue
+            limit, values = limits[name], costs.of(name)
+            keeps = _keep(values, name, limit)
+            keeping = int(np.count_nonzero(keeps))
+            counts[name] = count - keeping
+            if keeping:
+                keeps = keeps & allowed if indices is None else keeps.take(indices)
+                keeping = int(np.count_nonzero(keeps))
+            if not keeping:
+                degraded.append(name)
+                if indices is not None:
+                    limit = _nearest(values.take(indices), name, hysteresis)
+                elif allowed[_best_of(values, name)]:
+                    limit = _nearest(values, name, hysteresis)
+                else:
+                    limit = _nearest(values.take(allowed.nonzero()[0]), name, hysteresis)
+                keeps = _keep(values, name, limit)
+                indices = (keeps & allowed).nonzero()[0] if indices is None else indices[keeps.take(indices)]
+            elif indices is None:
                 allowed = keeps
-        indices = np.flatnonzero(allowed)
+            else:
+                indices = indices[keeps]
+            relaxed[name] = limit
+        if indices is None:
+            indices = allowed.nonzero()[0]
         counts["allowed"] = len(indices)
-        if not len(indices):
-            return Decision(None, (), constraints, counts)
         point = self._best(costs, objective, indices)
         kept = (
             current is not None
             and current != point
             and 0 <= current < self._count
-            and bool(allowed[current])
+            and current in indices
             and not _is_better(costs.of(objective), objective, point, current, hysteresis)
         )
         if kept and current is not None:
             point = current
-        return Decision(point, tuple(degraded), Constraints(**relaxed), counts, kept)
+        kept_limits = constraints if relaxed == limits else Constraints(**relaxed)
+        return Decision(point, tuple(degraded), kept_limits, counts, kept)
 
-    def _best(self, costs: Costs, objective: Objective, indices: npt.NDArray[np.intp]) -> int:
-        values = costs.of(objective)[indices]
-        best = values.max() if objective == "accuracy" else values.min()
-        equals = indices[values == best]
+    def _best(self, costs: Costs, objective: Objective, indices: Indices) -> int:
+        values = costs.of(objective).take(indices)
+        if objective == "energy":
+            return int(indices[values.argmin()])
+        equals = indices[values == values[_best_of(values, objective)]]
         return int(equals[costs.energy_mj[equals].argmin()])
 
     def _available(self, excluded: Flags | None) -> Flags:
@@ -160,19 +174,30 @@ class PointChooser:
             raise PolicyError(f"excluded: expected bool [{self._count}], got {excluded.dtype} {list(excluded.shape)}")
         return ~excluded
 
-    def _checked(self, name: str, factor: Factors) -> Costs64:
+    def _corrected(self, predicted: Costs64, name: str, factor: Factors) -> Costs64:
         if factor.shape != (self._count,):
             raise PolicyError(f"{name}: expected [{self._count}], got {list(factor.shape)}")
-        if not factor.min() > 0:  # or NaN
+        if not factor[factor.argmin()] > 0:  # or NaN, which counts as the least
             raise PolicyError(f"{name}: expected more than 0, got {float(factor.min())!r}")
-        return factor.astype(np.float64)  # faster than a product of two types
+        product = factor.astype(np.float64)  # faster than a product of two types
+        product *= predicted
+        return product
+
+
+def _keep(values: Costs64, name: str, limit: float) -> Flags:
+    flags: Flags = values >= limit if name == "min_accuracy" else values <= limit
+    return flags
+
+
+def _best_of(values: Costs64, name: str) -> int:
+    """Where the best is: faster than the best itself."""
+    return int(values.argmax() if name in ("accuracy", "min_accuracy") else values.argmin())
 
 
 def _nearest(values: Costs64, name: str, slack: float) -> float:
     """The strictest limit that one of `values` keeps; a cost's with `slack` (a fraction) beyond it."""
-    if name == "min_accuracy":
-        return float(values.max())
-    return float(values.min()) * (1 + slack)
+    nearest = float(values[_best_of(values, name)])
+    return nearest if name == "min_accuracy" else nearest * (1 + slack)
 
 
 def _is_better(values: Costs64, objective: Objective, point: int, current: int, hysteresis: float) -> bool:
