@@ -12,11 +12,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # Whoever starts this in the background has it ignore Ctrl-C, and all that it starts; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# An example that a busy machine takes long for says nothing.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 class Early:

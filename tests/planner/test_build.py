@@ -81,7 +81,7 @@ def test_stages_one_by_one_come_to_the_same_table(built: Path, images: Path, tmp
     assert (out / "table.json").read_bytes() == (built / "table.json").read_bytes()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_killed_at_any_moment_it_comes_to_the_same_table(built: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     command = [sys.executable, "-m", "piqi_planner.cli", "build", *arguments(images, out)]

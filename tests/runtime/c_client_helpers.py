@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from daemon_helpers import PATIENCE_S, listens, wait_for
 
 from piqi_runtime.bundle import BundleInput, BundleOutput, write_bundle
 from piqi_runtime.model import Model, Operator, Tensor
@@ -42,11 +43,22 @@ class Driver:
         self.process.stdin.flush()
         return self.process.stdout.readline().rstrip("\n")
 
+    def patiently(self, line: str) -> str:
+        """Again, until it has not timed out: a time that is short may pass before the other side has been on a CPU."""
+        replies: list[str] = []
+
+        def answered() -> bool:
+            replies.append(self(line))
+            return not replies[-1].startswith("timeout ")
+
+        assert wait_for(answered), line
+        return replies[-1]
+
     def close(self) -> int:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         self.process.stdout.close()
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
 
 class Daemon:
@@ -54,7 +66,7 @@ class Daemon:
 
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "piqid.sock"
-        (folder / "daemon.toml").write_text('root = ""\n')
+        (folder / "daemon.toml").write_text(f'root = ""\ntimeout_s = {PATIENCE_S}\n')
         shapes = {"bytes": (1, 2, 2, 3), "clamped": (1, 2, 2, 3), "scores": (1, 12)}
         operators = (
             Operator("clamp", "relu", ("bytes",), ("clamped",), {"clamp_min": 0.0}),
@@ -90,19 +102,14 @@ class Daemon:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while True:
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with probe:
-                if probe.connect_ex(str(self.socket)) == 0:
-                    return
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        process = self.process
+        assert wait_for(lambda: listens(self.socket) or process.poll() is not None), self.log.read_text()
+        assert process.poll() is None, self.log.read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         assert self.process
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
 
 
 Answer = Callable[[dict[str, object], int], list[bytes] | None]

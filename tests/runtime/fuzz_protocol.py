@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from daemon_helpers import Connection, Process, memfd, scripted, wait_for
+from daemon_helpers import PATIENCE_S, Connection, Process, memfd, scripted, wait_for
 
 SEEDS: tuple[dict[str, Any], ...] = (
     {"op": "hello", "version": 1, "client": "fuzz"},
@@ -177,7 +177,7 @@ def drain(connection: Connection, codes: Counter[str]) -> None:
         except (BlockingIOError, ConnectionResetError):
             data = b""
         if not data:
-            connection.socket.settimeout(10)
+            connection.socket.settimeout(PATIENCE_S)
             return
         reply = json.loads(data)
         codes[reply["event"] if "event" in reply else "ok" if reply["ok"] else reply["error"]["code"]] += 1

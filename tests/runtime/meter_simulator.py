@@ -1,22 +1,32 @@
 """A power meter on a pseudo-terminal: plays a known trace as native/firmware would send it, faults included.
 
-``python meter_simulator.py JSON`` prints the terminal's name and plays until it is ended. The trace is given on the
-host's monotonic clock, which both processes share: `layers` of power that begin at the marks.
+``python meter_simulator.py JSON`` prints the terminal's name and plays until its input ends. Layers' runs come with a
+line of JSON on it, in ns from then on; what time that was, on the host's monotonic clock, it prints. From then on no
+line is lost but those that the trace says: what nobody reads waits.
 """
 
+import fcntl
 import json
 import os
 import random
+import select
+import struct
+import subprocess
 import sys
 import termios
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 from piqi_runtime.meter.line import WRAP, Line, format_line
 
 PERIOD_US = 1120
+#: From the line that brings the runs to the first of them: lines are under way.
+LEAD_NS = 100_000_000
+#: Their times in a trace.
+RUNS, MOMENTS = ("began_ns", "ended_ns"), ("reset_ns", "unplug_ns", "silent_ns")
 
 
 @dataclass
@@ -51,16 +61,18 @@ def energy_nj(trace: Trace, begin: int, end: int, first: int) -> tuple[float, in
     return total, run
 
 
-def lines(trace: Trace, start_ns: int, end_ns: int, rng: random.Random):
-    """(host time, line) in order, from a start of the meter on."""
+def lines(trace: Trace, start_ns: int, rng: random.Random) -> Iterator[tuple[int, bytes]]:
+    """(host time, line) in order, from a start of the meter on. Runs may be added to `trace` on the way."""
     rate = 1 + trace.drift_ppm * 1e-6
-    edges = [ns + int(abs(rng.gauss(0, trace.jitter_us)) * 1e3) for ns in trace.began_ns if ns >= start_ns]
-    sequence = marker = run = 0
+    edges: list[int] = []
+    sequence = marker = run = known = 0
     at = start_ns
-    while at < end_ns:
+    while True:
         before = at
         at += int(1000 * (PERIOD_US + rng.uniform(-trace.jitter_us, trace.jitter_us)))
         total, run = energy_nj(trace, before, at, run)
+        new, known = trace.began_ns[known:], len(trace.began_ns)
+        edges += [ns + int(abs(rng.gauss(0, trace.jitter_us)) * 1e3) for ns in new if ns >= start_ns]
         events = []
         while marker < len(edges) and edges[marker] < at:
             marker += 1
@@ -71,18 +83,15 @@ def lines(trace: Trace, start_ns: int, end_ns: int, rng: random.Random):
             sequence += 1
 
 
-def play(trace: Trace, end_ns: int):
+def play(trace: Trace) -> Iterator[tuple[int, bytes]]:
     """(host time, bytes) of all lines, with noise and drops."""
     rng = random.Random(trace.seed)
-    start = time.monotonic_ns()
-    parts = [(start, trace.reset_ns or end_ns)]
-    if trace.reset_ns:
-        parts.append((trace.reset_ns + int(trace.boot_ms * 1e6), end_ns))
-    for number, (begin, end) in enumerate(parts):
-        if number:
-            trace.first_us = 0
+    begin = time.monotonic_ns()
+    while True:
         yield begin, b"# piqi-meter 1 INA260\n"
-        for ns, line in lines(trace, begin, end, rng):
+        for ns, line in lines(trace, begin, rng):
+            if begin < trace.reset_ns <= ns:
+                break
             if rng.random() < trace.drop:
                 continue
             if rng.random() < trace.noise:
@@ -90,6 +99,8 @@ def play(trace: Trace, end_ns: int):
                 spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
                 line = bytes(spoilt)
             yield ns, line
+        begin = trace.reset_ns + int(trace.boot_ms * 1e6)
+        trace.first_us = 0
 
 
 def at_other_baud(data: bytes, ratio: float) -> bytes:
@@ -106,6 +117,47 @@ def at_other_baud(data: bytes, ratio: float) -> bytes:
     return bytes(received)
 
 
+def shift(trace: Trace, by_ns: int) -> None:
+    """All its times."""
+    for name in RUNS:
+        setattr(trace, name, [ns + by_ns for ns in getattr(trace, name)])
+    for name in MOMENTS:
+        if getattr(trace, name):
+            setattr(trace, name, getattr(trace, name) + by_ns)
+
+
+def take_runs(trace: Trace, taken: threading.Event) -> None:
+    """Adds the runs that come on standard input; the process ends with it."""
+    for text in sys.stdin:
+        base_ns = time.monotonic_ns() + LEAD_NS
+        new = Trace(**json.loads(text))
+        shift(new, base_ns)
+        for name in ("power_mw", *MOMENTS, *reversed(RUNS)):  # the beginnings last: who finds one looks the rest up
+            setattr(trace, name, getattr(new, name))
+        taken.set()
+        print(base_ns, flush=True)
+    os._exit(0)
+
+
+def write(master: int, data: bytes, patient: bool) -> None:
+    """All of it, or, without patience, as much as there is room for."""
+    while data:
+        _, ready, _ = select.select([], [master], [], None if patient else 0)
+        if not ready:
+            return
+        with suppress(BlockingIOError):
+            data = data[os.write(master, data) :]
+
+
+def wait_until_read(slave: int) -> None:
+    """What is still in the terminal when it is closed is lost."""
+    quiet = 0
+    while quiet < 10:
+        (waiting,) = struct.unpack("i", fcntl.ioctl(slave, termios.FIONREAD, bytes(4)))
+        quiet = 0 if waiting else quiet + 1
+        time.sleep(0.002)
+
+
 def main() -> None:
     trace = Trace(**json.loads(sys.argv[1]))
     master, slave = os.openpty()
@@ -114,13 +166,13 @@ def main() -> None:
     attributes[5] = attributes[4] = termios.B921600
     termios.tcsetattr(slave, termios.TCSANOW, attributes)
     print(os.ttyname(slave), flush=True)
-    sys.stdin.close()
-    threading.Timer(60, os._exit, [1]).start()
+    taken = threading.Event()
+    threading.Thread(target=take_runs, args=(trace, taken), daemon=True).start()
     os.set_blocking(master, False)
     rng = random.Random(trace.seed + 1)
     speeds = {getattr(termios, f"B{baud}"): baud for baud in (9600, 115200, 460800, 921600)}
     pending, due = b"", 0
-    for ns, line in play(trace, time.monotonic_ns() + 60_000_000_000):
+    for ns, line in play(trace):
         if not pending:
             due = ns + int(rng.random() * trace.delay_ms * 1e6)
         pending += line
@@ -136,13 +188,45 @@ def main() -> None:
         ours = speeds.get(termios.tcgetattr(slave)[5], 0)
         if ours != trace.baud:
             data = at_other_baud(data, trace.baud / ours)
-        with suppress(BlockingIOError):  # nobody reads
-            os.write(master, data)
+        write(master, data, taken.is_set())
+    wait_until_read(slave)
     os._exit(0)
 
 
-def to_json(trace: Trace) -> str:
-    return json.dumps(asdict(trace))
+class Simulator:
+    """The meter's process; `port` is its terminal."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.port = self._line()
+
+    def begin(self, trace: Trace) -> None:
+        """Has the runs happen from now on, and puts the times of `trace` on the host's clock."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{json.dumps(asdict(trace))}\n")
+        self._process.stdin.flush()
+        shift(trace, int(self._line()))
+
+    def unplug(self) -> None:
+        """At once."""
+        self._process.kill()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@contextmanager
+def simulator(trace: Trace) -> Iterator[Simulator]:
+    """A meter with the faults of a trace; its runs come with `Simulator.begin`."""
+    later = {key: [] if key in (*RUNS, "power_mw") else 0 for key in (*RUNS, "power_mw", *MOMENTS)}
+    faults = asdict(trace) | (later if trace.began_ns else {})
+    command = [sys.executable, __file__, json.dumps(faults)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Simulator(process)
+        finally:
+            process.kill()
 
 
 if __name__ == "__main__":

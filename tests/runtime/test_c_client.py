@@ -32,6 +32,7 @@ from c_client_helpers import (
     output,
     refusal,
 )
+from daemon_helpers import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
 
@@ -102,14 +103,14 @@ def test_a_cpp_program_links_the_c_object(folder: Path) -> None:
 
 
 def test_hello_and_models(run: Driver, daemon: Daemon) -> None:
-    assert run(f"open {daemon.socket} 5000 4096") == "ok"
+    assert run(f"open {daemon.socket} 60000 4096") == "ok"
     assert daemon.process
     assert run("hello").startswith("ok 1 piqid ") and run("hello").endswith(f" host {daemon.process.pid}")
     assert run("models") == "ok net host bytes 2x2x3 raw stretch rgb 1:scores 2 70 60"
 
 
 def test_infer(run: Driver, daemon: Daemon) -> None:
-    run(f"open {daemon.socket} 5000 4096")
+    run(f"open {daemon.socket} 60000 4096")
     pixels = bytes(range(10, 130, 10))
     run(f"fill 0 {pixels.hex()}")
     reply = run(f"infer {RGB8} 2 2 0 0 2 1 1024")
@@ -154,13 +155,13 @@ def test_infer(run: Driver, daemon: Daemon) -> None:
     ],
 )
 def test_what_is_refused_and_that_it_goes_on(run: Driver, daemon: Daemon, line: str, expected: str) -> None:
-    run(f"open {daemon.socket} 5000 4096")
+    run(f"open {daemon.socket} 60000 4096")
     assert run(line).startswith(expected)
     assert run(f"infer {RGB8} 2 2 0 0").startswith("ok ")
 
 
 def test_models_by_name(run: Driver, daemon: Daemon) -> None:
-    run(f"open {daemon.socket} 5000 4096")
+    run(f"open {daemon.socket} 60000 4096")
     run('model no"such\\')
     assert run(f"infer {RGB8} 2 2 0 0").startswith("unknown_model unknown_model: model:")
     run("model net")
@@ -168,7 +169,7 @@ def test_models_by_name(run: Driver, daemon: Daemon) -> None:
 
 
 def test_limits(run: Driver, daemon: Daemon) -> None:
-    run(f"open {daemon.socket} 5000 0")
+    run(f"open {daemon.socket} 60000 0")
     assert run("limits 69.5") == "ok 0 "
     assert run("limits 0 2000.5") == "ok 1 "
     point, degraded = run("limits 99.5").removeprefix("ok ").split(" ")
@@ -178,15 +179,15 @@ def test_limits(run: Driver, daemon: Daemon) -> None:
 
 
 def test_a_deadline(run: Driver, daemon: Daemon) -> None:
-    run(f"open {daemon.socket} 5000 4096")
+    run(f"open {daemon.socket} 60000 4096")
     assert run(f"infer {RGB8} 2 2 0 0 0 0 0 0.000001").startswith("deadline deadline: ")
-    assert run(f"infer {RGB8} 2 2 0 0 0 0 0 5000").startswith("ok ")
+    assert run(f"infer {RGB8} 2 2 0 0 0 0 0 60000").startswith("ok ")
 
 
 def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     """After a crash a call waits, and finds pool and limits as they were."""
     daemon = Daemon(tmp_path)
-    assert run(f"open {daemon.socket} 8000 4096").startswith("connect ")
+    assert run(f"open {daemon.socket} 60000 4096").startswith("connect ")
     pool = run("pool")
     assert pool.endswith(" 4096") and not pool.startswith("(nil)")
     run("fill 0 010203040506070809aabbcc")
@@ -201,10 +202,7 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     starter.join()
     # The first frames may still run at the fallback, while the point is prepared.
     assert again.startswith("ok net ") and again.rsplit(" ", 1)[1] == first.rsplit(" ", 1)[1]
-    deadline = time.monotonic() + 5
-    while not run(f"infer {RGB8} 2 2 0 0").startswith("ok net 0 B ") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert run(f"infer {RGB8} 2 2 0 0").startswith("ok net 0 B ")
+    assert wait_for(lambda: run(f"infer {RGB8} 2 2 0 0").startswith("ok net 0 B "))
     assert run("pool") == pool
     assert run("reconnect") == "ok"
     assert run(f"infer {RGB8} 2 2 0 0 1 1 1024").rsplit(" ", 1)[1] == first.rsplit(" ", 1)[1]
@@ -216,7 +214,7 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     assert run("open /nowhere/at/all 300 0").startswith("connect /nowhere/at/all: No such file")
     began = time.monotonic()
     assert run("hello").startswith("connect ")
-    assert 0.1 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.1
 
 
 @pytest.mark.parametrize(
@@ -255,8 +253,14 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_daemon_that_misbehaves(run: Driver, tmp_path: Path, answer: Answer, expected: str) -> None:
     fake = FakeDaemon(tmp_path / "s", answer)
-    assert run(f"open {fake.path} 300 4096") == "ok"
-    assert run(f"infer {RGB8} 2 2 0 0 5 1 1024").startswith(expected)
+    infer = f"infer {RGB8} 2 2 0 0 5 1 1024"
+    if expected in ("timeout", "lost"):  # after the time that it has
+        assert run.patiently(f"open {fake.path} 300 4096") == "ok"
+        reply = run(infer) if expected == "timeout" else run.patiently(infer)
+    else:
+        assert run(f"open {fake.path} 60000 4096") == "ok"
+        reply = run(infer)
+    assert reply.startswith(expected)
     fake.close()
 
 
@@ -280,7 +284,7 @@ def test_answers_that_are_well_but_strange(run: Driver, tmp_path: Path) -> None:
         ]
 
     fake = FakeDaemon(tmp_path / "s", answer)
-    run(f"open {fake.path} 2000 4096")
+    run(f"open {fake.path} 60000 4096")
     reply = run(f"infer {RGB8} 2 2 0 0 5")
     assert reply.startswith("ok m 4 L 0 late=1 degraded=min_accuracy,max_power_mw timed=1 ")
     label = "\u00e9" * 127  # what fits into 256 bytes
@@ -292,20 +296,23 @@ def test_answers_that_are_well_but_strange(run: Driver, tmp_path: Path) -> None:
 def test_a_late_answer_is_waited_for_before_the_next_request(run: Driver, tmp_path: Path) -> None:
     """Until then the daemon may use the pool."""
     late: list[dict[str, object]] = []
+    comes = threading.Event()
 
     def answer(message: dict[str, object], _: int) -> list[bytes]:
         if not late:
             late.append(message)
-            time.sleep(0.6)
+            comes.wait(PATIENCE_S)
             return [good(message, point=1)]
         return [good(message, point=2)]
 
     fake = FakeDaemon(tmp_path / "s", answer)
-    run(f"open {fake.path} 250 4096")
+    assert run.patiently(f"open {fake.path} 250 4096") == "ok"
+    connections = fake.connections
     assert run(f"infer {RGB8} 2 2 0 0").startswith("timeout ")
     assert run(f"infer {RGB8} 2 2 0 0").startswith("timeout ")  # the answer to the first has still not come
-    assert run(f"infer {RGB8} 2 2 0 0").startswith("ok m 2 ")
-    assert fake.connections == 1
+    comes.set()
+    assert run.patiently(f"infer {RGB8} 2 2 0 0").startswith("ok m 2 ")
+    assert fake.connections == connections
     fake.close()
 
 
@@ -317,7 +324,7 @@ def test_a_lost_connection_is_made_again(run: Driver, tmp_path: Path) -> None:
         return None if len(asked) < 3 else [good(message)]
 
     fake = FakeDaemon(tmp_path / "s", answer)
-    run(f"open {fake.path} 3000 4096")
+    run(f"open {fake.path} 60000 4096")
     assert run(f"infer {RGB8} 2 2 0 0").startswith("ok m 4 ")
     assert fake.connections == 3 and len(asked) == 3
     fake.close()
@@ -390,10 +397,10 @@ def test_another_locale(driver: Path, daemon: Daemon, monkeypatch: pytest.Monkey
         'int main(void) { return setlocale(LC_ALL, "de_DE.UTF-8") ? driver_main() : 9; }\n'
     )
     process = Driver(compiled(driver.with_name("locale"), *SANITIZED, source))
-    assert process(f"open {daemon.socket} 5000 4096") == "ok"
+    assert process(f"open {daemon.socket} 60000 4096") == "ok"
     assert process("limits 69,5").startswith("ok 0")
     assert process(f"json {encoded({'a': 1.5}).hex()}") == "yes 1,5"  # read as one and a half, printed as there
-    assert process(f"infer {RGB8} 2 2 0 0 0 0 0 5000,5").startswith("ok ")
+    assert process(f"infer {RGB8} 2 2 0 0 0 0 0 60000,5").startswith("ok ")
     assert process.close() == 0
 
 

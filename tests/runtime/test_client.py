@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from daemon_helpers import Process, scripted
+from daemon_helpers import PATIENCE_S, Process, scripted
 
 import piqi_runtime
 from piqi_runtime.client import AsyncClient, Client, ClientError, ConnectionLost, DaemonError, TimedOut
@@ -30,6 +30,14 @@ class Blocking:
             return attribute
         return lambda *arguments, **options: self.loop.run_until_complete(attribute(*arguments, **options))
 
+    @property
+    def timeout_s(self) -> float:
+        return self.client.timeout_s
+
+    @timeout_s.setter
+    def timeout_s(self, seconds: float) -> None:
+        self.client.timeout_s = seconds
+
     def __enter__(self) -> "Blocking":
         return self
 
@@ -46,7 +54,7 @@ def daemon(tmp_path: Path, bundle: Path) -> Iterator[Process]:
 
 @pytest.fixture(params=[Client, Blocking])
 def connect(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return request.param
+    return lambda path, timeout_s=PATIENCE_S, **options: request.param(path, timeout_s, **options)
 
 
 def frame(seconds: float = 0.0, value: float = 0.0) -> np.ndarray:
@@ -70,8 +78,8 @@ def test_all_calls(daemon: Process, connect: Callable[..., Any]) -> None:
         assert client.limits(min_accuracy=99)["degraded"] == ["min_accuracy"]
         assert client.infer(frame()).degraded == ("min_accuracy",)
         assert client.limits(min_accuracy=None)["degraded"] == []
-        mode = client.policy("best", seconds=30)
-        assert mode["mode"] == "best" and mode["override"]["seconds"] > 20
+        mode = client.policy("best", seconds=1000)
+        assert mode["mode"] == "best" and mode["override"]["seconds"] > 900
         assert client.policy(None)["override"] is None
         assert client.status()["models"]["net"]["replies"] == 5
         assert client.stats()["clients"][0]["client"] == "test"
@@ -101,17 +109,21 @@ def test_errors(daemon: Process, connect: Callable[..., Any], tmp_path: Path) ->
 
 
 def test_a_call_that_times_out_spoils_nothing(daemon: Process, connect: Callable[..., Any]) -> None:
-    with connect(daemon.path, 0.2) as client:
+    with connect(daemon.path) as client:
+        client.infer(frame())  # it has all that is asked for once
         for i in range(6):  # more than there are slots
+            gate = daemon.gate()
+            client.timeout_s = 0.2
             with pytest.raises(TimedOut):
-                client.infer(frame(0.25))
-            time.sleep(0.1)
+                client.infer(frame(gate.value))
+            client.timeout_s = PATIENCE_S
+            gate.open()
             assert client.infer(frame(0, i)).outputs["y"].flat[1] == i
 
 
 def test_reconnects(tmp_path: Path, bundle: Path, connect: Callable[..., Any]) -> None:
     with scripted(tmp_path, bundle) as process:
-        client = connect(process.path, 20)
+        client = connect(process.path)
         client.limits(min_accuracy=99)
         assert client.infer(frame(0, 1)).degraded == ("min_accuracy",)
         process.popen.kill()
@@ -123,7 +135,7 @@ def test_reconnects(tmp_path: Path, bundle: Path, connect: Callable[..., Any]) -
         time.sleep(0.2)
         with scripted(tmp_path, bundle) as again:
             restarted.append(again)
-            ended.wait(30)
+            ended.wait()
 
     thread = threading.Thread(target=restart)
     thread.start()
@@ -139,10 +151,13 @@ def test_reconnects(tmp_path: Path, bundle: Path, connect: Callable[..., Any]) -
 
 
 def test_submit_and_receive(daemon: Process) -> None:
-    with Client(daemon.path) as client:
-        first = client.submit(frame(0.1), queue="latest")
-        time.sleep(0.03)
+    with Client(daemon.path, PATIENCE_S) as client:
+        gate = daemon.gate()
+        first = client.submit(frame(gate.value), queue="latest")
+        gate.wait()
         second, third = (client.submit(frame(0, i), queue="latest") for i in (2, 3))
+        client.status()  # they have been read
+        gate.open()
         assert client.receive(third).outputs["y"].flat[1] == 3
         with pytest.raises(DaemonError) as caught:
             client.receive(second)
@@ -155,7 +170,7 @@ def test_submit_and_receive(daemon: Process) -> None:
 
 
 def test_events(daemon: Process) -> None:
-    with Client(daemon.path) as client, Client(daemon.path) as other:
+    with Client(daemon.path, PATIENCE_S) as client, Client(daemon.path, PATIENCE_S) as other:
         client.subscribe(["fault"])
         for _ in range(2):
             with pytest.raises(DaemonError):
@@ -165,17 +180,19 @@ def test_events(daemon: Process) -> None:
 
 def test_many_coroutines(daemon: Process) -> None:
     async def run() -> None:
-        async with AsyncClient(daemon.path) as client:
+        async with AsyncClient(daemon.path, PATIENCE_S) as client:
             results = await asyncio.gather(*(client.infer(frame(0.001, i)) for i in range(50)), client.status())
             assert [result.outputs["y"].flat[1] for result in results[:-1]] == list(range(50))
             await client.subscribe(["fault"])
             events = client.events()
             with pytest.raises(DaemonError):
                 await client.infer(frame(-1))
-            assert (await asyncio.wait_for(anext(events), 5))["event"] == "fault"
-            cancelled = asyncio.create_task(client.infer(frame(0.2)))
-            await asyncio.sleep(0.05)
+            assert (await asyncio.wait_for(anext(events), PATIENCE_S))["event"] == "fault"
+            gate = daemon.gate()
+            cancelled = asyncio.create_task(client.infer(frame(gate.value)))
+            await asyncio.to_thread(gate.wait)
             cancelled.cancel()
+            gate.open()
             assert (await client.infer(frame(0, 7))).outputs["y"].flat[1] == 7
 
     asyncio.run(run())

@@ -104,7 +104,7 @@ def test_a_broken_bundle(net: Path, tmp_path: Path, name: str) -> None:
         with Connection(process.path) as client:
             assert client.call({"op": "hello", "version": 1})["models"] == ["net"]
             assert client.code(client.frame(0, 1)) == "ok"
-        assert f"ERROR: left out: {tmp_path}/all/broken/" in process.log.read_text()
+        assert wait_for(lambda: f"ERROR: left out: {tmp_path}/all/broken/" in process.log.read_text())
     finally:
         assert process.stop() == 0
 

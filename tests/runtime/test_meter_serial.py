@@ -1,18 +1,13 @@
 """The serial meter over a pseudo-terminal, with a simulated meter in a process of its own."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import meter_simulator
 import numpy as np
 import pytest
-from meter_simulator import Trace
+from meter_simulator import Trace, simulator
 
-from piqi_runtime.meter import MeterError, Recording, SerialMeter, layer_energies, open_meter
+from piqi_runtime.meter import MeterError, Recording, SerialMeter, background, layer_energies, open_meter
 
 pytest.importorskip("serial")
 
@@ -21,10 +16,10 @@ LAYERS_MW = (5200.0, 8100.0, 6400.0, 3900.0, 9000.0, 4700.0, 7300.0)
 PAUSE_MS = 0.9
 
 
-def trace_of(frames: int, after_s: float = 0.7, **faults) -> tuple[Trace, np.ndarray]:
-    """Frames that run from `after_s` on, and the layer of each run."""
+def trace_of(frames: int, **faults) -> tuple[Trace, np.ndarray]:
+    """Frames from time 0 on, and the layer of each run."""
     rng = np.random.default_rng(faults.get("seed", 0))
-    at = time.monotonic_ns() + int(after_s * 1e9)
+    at = 0
     trace, layers = Trace(**faults), []
     for _ in range(frames):
         for layer, (ms, mw) in enumerate(zip(LAYERS_MS, LAYERS_MW, strict=True)):
@@ -38,27 +33,30 @@ def trace_of(frames: int, after_s: float = 0.7, **faults) -> tuple[Trace, np.nda
     return trace, np.array(layers)
 
 
-@contextmanager
-def simulator(trace: Trace) -> Iterator[str]:
-    command = [sys.executable, meter_simulator.__file__, meter_simulator.to_json(trace)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
+def fails(meter: SerialMeter) -> None:
+    """Waits until it raises the MeterError."""
+    for _ in range(3000):
+        meter.check()
+        time.sleep(0.02)
+
+
+def whole_recording(meter: SerialMeter, trace: Trace, marks: np.ndarray | list[int]) -> Recording:
+    """From `clear` to the end of the trace, however late the lines come."""
+    while time.monotonic_ns() < trace.ended_ns[-1]:
+        time.sleep(0.05)
+        meter.check()
+    while (recording := meter.recording(marks)).time_ns[-1] < trace.ended_ns[-1]:
+        pass
+    return recording
 
 
 def play(trace: Trace) -> tuple[Recording, np.ndarray]:
     """The recording of the whole trace and the marks, which the host makes a little before the line changes."""
     rng = np.random.default_rng(5)
-    marks = np.array(trace.began_ns) - rng.integers(5_000, 40_000, len(trace.began_ns))
-    with simulator(trace) as port, SerialMeter(port) as meter:
-        while time.monotonic_ns() < trace.ended_ns[-1]:
-            time.sleep(0.05)
-            meter.check()
-        return meter.recording(marks), marks
+    with simulator(trace) as source, SerialMeter(source.port) as meter:
+        source.begin(trace)
+        marks = np.array(trace.began_ns) - rng.integers(5_000, 40_000, len(trace.began_ns))
+        return whole_recording(meter, trace, marks), marks
 
 
 def check_energies(trace: Trace, layers: np.ndarray, recording: Recording, tolerance: float = 0.02) -> list:
@@ -115,11 +113,10 @@ def test_reset_in_the_middle() -> None:
 def test_unplugged_in_the_middle() -> None:
     trace, layers = trace_of(60)
     trace.unplug_ns = trace.began_ns[250]
-    with simulator(trace) as port, SerialMeter(port) as meter:
-        while time.monotonic_ns() < trace.unplug_ns + 300_000_000:
-            time.sleep(0.02)
-        with pytest.raises(MeterError, match=rf"^serial power meter {port}: has gone \(unplugged\?\)"):
-            meter.check()
+    with simulator(trace) as source, SerialMeter(source.port) as meter:
+        source.begin(trace)
+        with pytest.raises(MeterError, match=rf"^serial power meter {source.port}: has gone \(unplugged\?\)"):
+            fails(meter)
         with pytest.raises(MeterError, match="has gone"):
             meter.recording(trace.began_ns)
         partial = meter.recording(trace.began_ns, partial=True)
@@ -131,23 +128,21 @@ def test_unplugged_in_the_middle() -> None:
 
 
 def test_silence_in_the_middle() -> None:
-    trace, _ = trace_of(20, after_s=0.3)
+    trace, _ = trace_of(20)
     trace.silent_ns = trace.began_ns[10]
-    with simulator(trace) as port, SerialMeter(port) as meter:
-        began = time.monotonic()
+    with simulator(trace) as source, SerialMeter(source.port) as meter:
+        source.begin(trace)
         with pytest.raises(MeterError, match="says nothing: is it powered"):
-            while time.monotonic() < began + 4:
-                time.sleep(0.05)
-                meter.check()
+            fails(meter)
 
 
 @pytest.mark.parametrize("baud", [115200, 460800])
 def test_wrong_baud_rate(baud: int) -> None:
-    with simulator(Trace()) as port:
-        began = time.monotonic()
-        with pytest.raises(MeterError, match=rf"{port}: \d+ bytes came and no valid line: wrong baud rate\?.*{baud}"):
-            open_meter(f"serial:{port}@{baud}").start()
-        assert time.monotonic() - began < 2.0
+    with simulator(Trace()) as source:
+        told = rf"{source.port}: \d+ bytes came and no valid line: wrong baud rate\?.*{baud}"
+        with pytest.raises(MeterError, match=told):
+            open_meter(f"serial:{source.port}@{baud}").start()
+    assert background.START_S < 2.0
 
 
 def test_a_port_that_says_nothing_is_not_there_or_is_in_use(tmp_path: Path) -> None:
@@ -156,17 +151,17 @@ def test_a_port_that_says_nothing_is_not_there_or_is_in_use(tmp_path: Path) -> N
     (tmp_path / "file").write_text("1,2,3\n")
     with pytest.raises(MeterError, match="file: cannot be opened"):
         SerialMeter(str(tmp_path / "file")).start()
-    with simulator(Trace(silent_ns=1)) as port:
+    with simulator(Trace(silent_ns=1)) as source:
         with pytest.raises(MeterError, match="says nothing"):
-            SerialMeter(port).start()
+            SerialMeter(source.port).start()
         with pytest.raises(MeterError, match="says nothing"):  # it was closed, and can be opened again
-            SerialMeter(port).start()
+            SerialMeter(source.port).start()
 
 
 def test_used_twice_and_cleared() -> None:
-    trace, layers = trace_of(60, after_s=1.2, drift_ppm=40.0)
-    with simulator(trace) as port:
-        meter = SerialMeter(port)
+    trace, layers = trace_of(60, drift_ppm=40.0)
+    with simulator(trace) as source:
+        meter = SerialMeter(source.port)
         with meter:
             with pytest.raises(MeterError, match="is recording already"):
                 meter.start()
@@ -174,6 +169,5 @@ def test_used_twice_and_cleared() -> None:
         assert meter.recording().quality.lines > 0  # still there
         with meter:
             meter.clear()
-            while time.monotonic_ns() < trace.ended_ns[-1]:
-                time.sleep(0.05)
-            check_energies(trace, layers, meter.recording(trace.began_ns))
+            source.begin(trace)
+            check_energies(trace, layers, whole_recording(meter, trace, trace.began_ns))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import meter_simulator
 import numpy as np
 import pytest
+from daemon_helpers import PATIENCE_S, wait_for
+from meter_simulator import Trace, simulator
 from rknn_helpers import emulator, write_network
 
 from piqi_planner.commands.kit import kit_ranges
@@ -136,19 +138,6 @@ def bundle(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def simulated_meter(**more: Any):
-    trace = meter_simulator.Trace(idle_mw=4321.0, **more)
-    command = [sys.executable, meter_simulator.__file__, meter_simulator.to_json(trace)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"serial:{process.stdout.readline().strip()}"
-    finally:
-        process.kill()
-        process.wait()
-
-
 def blocks(out: Path) -> list[tuple[Any, ...]]:
     if not (out / "measurements.sqlite").exists():
         return []
@@ -163,7 +152,9 @@ def blocks(out: Path) -> list[tuple[Any, ...]]:
 
 def test_a_profile_of_this_machine(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "profile"
+    began_s = time.monotonic()
     assert bench.profile(out) == 0
+    took_ms = 1e3 * (time.monotonic() - began_s)
     printed = capsys.readouterr().out
     assert "processors  LBGN" in printed and "s of frames" in printed and "power       none" in printed
     profile = load_profile(out, load_board(bench.board)).model("digits")
@@ -172,7 +163,9 @@ def test_a_profile_of_this_machine(bench: Bench, tmp_path: Path, capsys: pytest.
     assert profile.constants.npu_run_shrink == read_facts(out).npu_run_shrink["digits"]
     configs = parse_configurations(profile, ["LLLL", "LNNB"], ["0 0 0 0", "0 0 0 0"])
     costs = make_cost("calibrated", profile, CostParameters()).evaluate(configs)
-    assert (costs.latency_ms > 0).all() and (costs.latency_ms < 10).all()
+    assert (costs.latency_ms > 0).all()
+    frames = re.search(r"frames +(\d+),", printed)
+    assert frames is not None and costs.latency_ms.max() < 10 * took_ms / int(frames[1])  # of all, on average
     before = blocks(out)
     assert bench.profile(out) == 0  # nothing is left to do
     assert blocks(out) == before
@@ -202,13 +195,10 @@ def test_killed_and_started_again_it_goes_on(bench: Bench, tmp_path: Path) -> No
     command = [sys.executable, "-m", "piqi_runtime.ctl", "profile", str(bench.kit), "--board", str(bench.board)]
     command += ["--out", str(out), "--processors", "LN", "--seconds", "0.05", "--repeats", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while len(blocks(out)) < 5 and time.monotonic() < until:
-        time.sleep(0.02)
+    assert wait_for(lambda: len(blocks(out)) >= 5)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = blocks(out)
-    assert len(kept) >= 5
     assert not any((out / table.file_name).exists() for table in TABLES)
     result = subprocess.run(command, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
@@ -219,8 +209,8 @@ def test_killed_and_started_again_it_goes_on(bench: Bench, tmp_path: Path) -> No
 def test_a_meter_on_a_serial_port(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("serial")
     out = tmp_path / "profile"
-    with simulated_meter() as meter:
-        assert bench.profile(out, "--meter", meter, "--processors", "LN", "--repeats", 1) == 0
+    with simulator(Trace(idle_mw=4321.0)) as meter:
+        assert bench.profile(out, "--meter", f"serial:{meter.port}", "--processors", "LN", "--repeats", 1) == 0
     profile = load_profile(out, load_board(bench.board))
     assert profile.idle_power_mw == pytest.approx(4321, rel=1e-3)
     model = profile.model("digits")
@@ -232,14 +222,22 @@ def test_a_meter_that_is_unplugged(bench: Bench, tmp_path: Path, capsys: pytest.
     pytest.importorskip("serial")
     out = tmp_path / "profile"
     options = ["--processors", "LB", "--repeats", 1, "--seconds", 0.4]
-    with simulated_meter(unplug_ns=time.monotonic_ns() + 2_000_000_000) as meter:
-        assert bench.profile(out, *options, "--meter", meter) == 1
+    with simulator(Trace()) as meter:
+
+        def unplug() -> None:
+            wait_for(lambda: len(blocks(out)) >= 2)
+            meter.unplug()
+
+        thread = threading.Thread(target=unplug)
+        thread.start()
+        assert bench.profile(out, *options, "--meter", f"serial:{meter.port}") == 1
+        thread.join()
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("piqictl:")]
     assert len(told) == 1 and "has gone (unplugged?)" in told[0]
     kept = blocks(out)
     assert kept and not (out / "layers.csv").exists()
-    with simulated_meter() as meter:
-        assert bench.profile(out, *options, "--meter", meter) == 0
+    with simulator(Trace()) as meter:
+        assert bench.profile(out, *options, "--meter", f"serial:{meter.port}") == 0
     assert blocks(out)[: len(kept)] == kept
     assert bench.profile(out, *options) == 1  # not to be mixed with blocks without powers
     assert "meter: was begun with true, got false" in capsys.readouterr().err
@@ -278,18 +276,18 @@ def test_an_npu_that_hangs_fails_or_is_missing(bench: Bench, tmp_path: Path, cal
     board = write_board(tmp_path, "rknn1")
     kit = vendor_kit(bench, tmp_path, board)
     command = [sys.executable, "-m", "piqi_runtime.ctl", "profile", str(kit), "--board", str(board)]
-    command += ["--out", str(tmp_path / "profile"), "--timeout", "0.5", *QUICK]
+    command += ["--out", str(tmp_path / "profile"), "--timeout", "4", *QUICK]
     environment = {**os.environ, "PIQI_RKNN1_LIBRARY": str(tmp_path / "none.so")}
     if calls is not None:
         environment |= {"PIQI_RKNN1_LIBRARY": str(emulator(1)), "PIQI_RKNN_EMULATOR": calls}
-    result = subprocess.run(command, text=True, capture_output=True, env=environment, timeout=60)
+    result = subprocess.run(command, text=True, capture_output=True, env=environment, timeout=2 * PATIENCE_S)
     assert result.returncode == 3, result.stderr
     assert "piqictl: N is left out: " in result.stderr and told in result.stderr
     profile = load_profile(tmp_path / "profile", load_board(board))
     assert profile.model("digits").letters == "LBG"
     if calls is not None:  # repaired: only the NPU is still to be measured
         del environment["PIQI_RKNN_EMULATOR"]
-        result = subprocess.run(command, text=True, capture_output=True, env=environment, timeout=60)
+        result = subprocess.run(command, text=True, capture_output=True, env=environment, timeout=2 * PATIENCE_S)
         assert result.returncode == 0, result.stderr
         assert load_profile(tmp_path / "profile", load_board(board)).model("digits").letters == "LBGN"
 
@@ -337,14 +335,16 @@ def test_points_are_measured_whole(
 ) -> None:
     out = tmp_path / "measured.csv"
     arguments = ["measure", str(bundle), "--board", str(bench.board), "--out", str(out), "--frames", "30"]
+    began_s = time.monotonic()
     assert main([*arguments, "--points", "2,0"]) == 0
+    took_ms = 1e3 * (time.monotonic() - began_s)
     assert "GNNB" in capsys.readouterr().out
     points = load_bundle(bundle).table.points
     measured = read_measured(out)
     assert [(row.order, row.freqs) for row in measured] == [(points[n].order, points[n].freqs) for n in (2, 0)]
     for row in measured:
         assert row.model == "digits" and 15 <= (row.frames or 0) <= 30 and row.power_mw is None
-        assert 0 < row.latency_ms < 50 and row.latency_std_ms is not None
+        assert 0 < row.latency_ms < took_ms / (row.frames or 0) and row.latency_std_ms is not None
     began = sqlite3.connect(out.with_suffix(".sqlite"))
     kept = began.execute("SELECT rowid, configuration, times FROM blocks").fetchall()
     assert main(arguments) == 0  # the third point is added

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fuzz_protocol
 import pytest
-from daemon_helpers import memfd, scripted, wait_for
+from daemon_helpers import PATIENCE_S, memfd, scripted, wait_for
 
 from piqi_runtime.daemon import protocol
 from piqi_runtime.daemon.pools import Pool
@@ -91,7 +91,7 @@ def test_pop_waits_and_can_be_interrupted() -> None:
     queue.interrupt()
     assert wait_for(lambda: None in got)
     queue.close()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and queue.idle
     for k in range(4):
         assert [name for name in got if name and name.startswith(f"{k}:")] == [f"{k}:{i}" for i in range(2000)]
