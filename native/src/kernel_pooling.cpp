@@ -18,14 +18,15 @@ struct Span {
   size_t size() const { return end > begin ? end - begin : 0; }
 };
 
-/// Average pooling of `T` = int8_t, uint8_t: exact int32 sums, rounded once. Also the 1x1 windows (of any
-/// type) that XNNPACK refuses.
+/// Average pooling of `T` = int8_t, uint8_t: exact int32 sums, rounded once. Also windows (of any type) that
+/// XNNPACK refuses: of 1x1, and maxima over windows with gaps between them.
 template <typename T>
 class WindowPool final : public BoundKernel {
  public:
   explicit WindowPool(const OperatorView& view)
       : BoundKernel(view, 1),
         p_(view.parameters()),
+        maximum_(view.op.kind == OperatorKind::MaxPool2d),
         in_shape_(view.input(0).shape),
         out_shape_(view.output().shape) {
     if (quantised) {
@@ -55,15 +56,20 @@ class WindowPool final : public BoundKernel {
       T* const result = output<T>() + (row * out_shape_[2] + x) * channels;
       for (size_t first = 0; first < channels; first += block) {
         const size_t width = std::min(block, channels - first);
-        Sum sums[block] = {};
+        Sum sums[block];
+        std::fill_n(sums, width, maximum_ ? std::numeric_limits<Sum>::lowest() : Sum{});
         for (size_t iy = ys.begin; iy < ys.end; ++iy) {
           for (size_t ix = xs.begin; ix < xs.end; ++ix) {
             const T* const pixel =
                 input<T>() + ((image * in_shape_[1] + iy) * in_shape_[2] + ix) * channels + first;
-            for (size_t c = 0; c < width; ++c) sums[c] += pixel[c];
+            if (maximum_) {
+              for (size_t c = 0; c < width; ++c) sums[c] = std::max<Sum>(sums[c], pixel[c]);
+            } else {
+              for (size_t c = 0; c < width; ++c) sums[c] += pixel[c];
+            }
           }
         }
-        store(sums, ys.size() * xs.size(), width, result + first);
+        store(sums, maximum_ ? 1 : ys.size() * xs.size(), width, result + first);
       }
     }
   }
@@ -79,6 +85,7 @@ class WindowPool final : public BoundKernel {
   }
 
   const OperatorParameters p_;
+  const bool maximum_;
   const Shape in_shape_, out_shape_;
   Affine in_, out_;
 };
@@ -110,6 +117,9 @@ std::shared_ptr<Kernel> make_pool(const OperatorView& view) {
     view.unsupported(std::string("cannot compute in ") + to_string(view.type()));
   // A window of one element is its own maximum and average; XNNPACK refuses it.
   if (p.kernel_height * p.kernel_width == 1) return make_window_pool(view);
+  // Neither does the XNNPACK of 2024 take windows with gaps between them.
+  const bool gaps = p.stride_height > p.kernel_height || p.stride_width > p.kernel_width;
+  if (gaps && view.op.kind == OperatorKind::MaxPool2d) return make_window_pool(view);
   const Shape& x = view.input(0).shape;
   if (view.op.kind == OperatorKind::AveragePool2d)
     return view.is_float() ? make_xnn_kernel(view, 1, xnn_average_pool(p, x)) : make_window_pool(view);

@@ -75,6 +75,14 @@ XnnOperator binary(const OperatorView& view) {
     }
   }
   result.create = [=](xnn_operator_t* op) {
+    // The generation before refuses these ratios of scales, this one aborts at them.
+    const bool multiply = kind == xnn_binary_multiply;
+    const float least = multiply ? 0x1p-16f : 0x1p-10f;
+    for (const float scale : {a.scale * (multiply ? b.scale : 1), b.scale * (multiply ? a.scale : 1)}) {
+      const float ratio = scale / out.scale;
+      if (!std::is_same_v<T, float> && !(ratio >= least && ratio < 0x1p+8f))
+        return xnn_status_unsupported_parameter;
+    }
     return xnn_create_binary_elementwise_nd(kind, datatype<T>, &a, &b, &out, 0, op);
   };
   result.setup = [x = view.input(0).shape, y = view.input(1).shape,

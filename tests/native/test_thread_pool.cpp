@@ -27,6 +27,8 @@ void pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread(
 
 namespace {
 
+constexpr uint32_t highest = 1;  // index of a microarchitecture
+
 using Pool = std::unique_ptr<pthreadpool, decltype(&pthreadpool_destroy)>;
 
 Pool make_pool(size_t threads) {
@@ -213,7 +215,6 @@ TEST_CASE("several threads share a pool") {
 }
 
 TEST_CASE("tasks are told their thread and a microarchitecture that there is") {
-  constexpr uint32_t highest = 1;
   struct Seen {
     Box box;
     std::vector<std::atomic<int>> running;  // tiles of each thread at this moment
