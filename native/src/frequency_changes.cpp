@@ -11,10 +11,8 @@ namespace {
 // What changes are worth is not judged before; the first frame is slower than any other.
 constexpr uint64_t learning_frames = 4;
 
-// What is far off counts as twice the average: one frame that was disturbed says little.
-void average(int64_t& average_ns, int64_t time_ns) {
-  average_ns = average_ns == 0 ? time_ns : average_ns + (std::min(time_ns, 2 * average_ns) - average_ns) / 4;
-}
+// What was found out without a change is found out anew: what was in the way then may be over.
+constexpr uint64_t remembered_frames = 256;
 
 size_t step_count(const CutGraph& cut) {
   size_t count = 0;
@@ -26,7 +24,7 @@ size_t step_count(const CutGraph& cut) {
 
 FrequencyChanges::FrequencyChanges(const Board& board, const CutGraph& cut, const Plan& plan,
                                    std::shared_ptr<Governor> governor, bool frames_overlap)
-    : governor_(std::move(governor)), averages_ns_(step_count(cut)) {
+    : governor_(std::move(governor)), averages_ns_(step_count(cut)), latest_ns_(step_count(cut)) {
   size_t number = 0;
   for (const SubGraph& sub_graph : cut.sub_graphs) {
     sub_graphs_.push_back({number, {}});
@@ -73,11 +71,23 @@ void FrequencyChanges::ask(size_t sub_graph, size_t step) {
 
 void FrequencyChanges::took(size_t sub_graph, size_t step, int64_t time_ns) {
   SubGraphSteps& steps = sub_graphs_[sub_graph];
-  std::atomic<int64_t>& shared_ns = averages_ns_[steps.first + step];
-  int64_t average_ns = steps.frames < 2 ? 0 : shared_ns.load();
-  average(average_ns, time_ns);
-  shared_ns = average_ns;
+  std::atomic<int64_t>& average_ns = averages_ns_[steps.first + step];
+  const int64_t before_ns = average_ns;
+  // What is far off counts as twice the average: one frame that was disturbed says little.
+  average_ns = steps.frames < 2 ? time_ns : before_ns + (std::min(time_ns, 2 * before_ns) - before_ns) / 4;
+  latest_ns_[steps.first + step] = time_ns;
   if (step + 1 == steps.requests.size()) ++steps.frames;
+}
+
+int64_t FrequencyChanges::stay_ns(const Request& request, const SubGraphSteps& steps,
+                                  const std::vector<std::atomic<int64_t>>& times_ns) const {
+  int64_t total_ns = 0;
+  for (size_t i = 0; i < request.stay; ++i) {
+    const int64_t step_ns = times_ns[steps.behind(request.step, i)];
+    if (step_ns == 0) return 0;  // its sub-graph has not finished a frame yet
+    total_ns += step_ns;
+  }
+  return total_ns;
 }
 
 // How long the stay would take without the change is known where the change was skipped. Where it was made,
@@ -87,20 +97,20 @@ void FrequencyChanges::took(size_t sub_graph, size_t step, int64_t time_ns) {
 bool FrequencyChanges::pays(Request& request, const SubGraphSteps& steps) {
   const std::vector<uint64_t>& delays_us = request.processor->delays_us;
   if (delays_us.empty() || request.stay == npos) return true;
-  const bool skipped = std::exchange(request.skipped, false);
+  auto& [latest_ns, earlier_ns] = request.unchanged_ns;
+  if (std::exchange(request.skipped, false)) {
+    earlier_ns = latest_ns;
+    latest_ns = stay_ns(request, steps, latest_ns_);
+  }
   const size_t found = governor_->in_force(request.domain);
   if (steps.frames < learning_frames || found == Governor::unknown || found == request.index) return true;
   const uint64_t delay_us = delays_us[found * request.processor->freqs_khz.size() + request.index];
   if (delay_us == 0) return true;
-  int64_t stay_ns = 0;
-  for (size_t i = 0; i < request.stay; ++i) {
-    const int64_t step_ns = averages_ns_[steps.behind(request.step, i)];
-    if (step_ns == 0) return true;  // its sub-graph has not finished a frame yet
-    stay_ns += step_ns;
-  }
-  if (skipped) average(request.unchanged_ns, stay_ns);
-  request.skipped =
-      static_cast<int64_t>(delay_us) * 1000 >= (request.unchanged_ns == 0 ? stay_ns : request.unchanged_ns);
+  if (steps.frames % remembered_frames == 0) latest_ns = earlier_ns = 0;
+  // The shorter of two: a frame that something else held up says nothing.
+  const int64_t unchanged_ns = std::min(latest_ns, earlier_ns);
+  const int64_t stay = unchanged_ns != 0 ? unchanged_ns : stay_ns(request, steps, averages_ns_);
+  request.skipped = stay != 0 && static_cast<int64_t>(delay_us) * 1000 >= stay;
   return !request.skipped;
 }
 

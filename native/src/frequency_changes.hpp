@@ -34,10 +34,10 @@ class FrequencyChanges {
   struct Request {
     size_t domain, index;
     const Processor* processor;
-    size_t step;               // of all sub-graphs' steps, in order
-    size_t stay = npos;        // steps until the domain is asked for another index; npos: never, or unknown
-    bool skipped = false;      // in the last frame
-    int64_t unchanged_ns = 0;  // what the stay takes where the change is skipped; 0: it never was
+    size_t step;           // of all sub-graphs' steps, in order
+    size_t stay = npos;    // steps until the domain is asked for another index; npos: never, or unknown
+    bool skipped = false;  // in the last frame
+    int64_t unchanged_ns[2] = {0, 0};  // what the stay took in the last two frames that skipped the change
   };
   struct SubGraphSteps {
     size_t first;  // of all steps
@@ -52,10 +52,13 @@ class FrequencyChanges {
   };
   void find_stays(bool frames_overlap);
   bool pays(Request& request, const SubGraphSteps& steps);
+  /// What the stay takes; 0: not known.
+  int64_t stay_ns(const Request& request, const SubGraphSteps& steps,
+                  const std::vector<std::atomic<int64_t>>& times_ns) const;
 
   const std::shared_ptr<Governor> governor_;
   std::vector<SubGraphSteps> sub_graphs_;
-  std::vector<std::atomic<int64_t>> averages_ns_;  // of all steps
+  std::vector<std::atomic<int64_t>> averages_ns_, latest_ns_;  // of all steps
 };
 
 }  // namespace piqi

@@ -86,7 +86,6 @@ thread_local size_t worker_index = 0;
 
 // libcpuinfo's, on which libXNNPACK depends where it has kernels for microarchitectures; elsewhere it may be
 // absent.
-extern "C" __attribute__((weak)) bool cpuinfo_initialize();
 extern "C" __attribute__((weak)) uint32_t cpuinfo_get_current_uarch_index();
 
 struct pthreadpool {
@@ -201,9 +200,7 @@ struct Uarch {
   uint32_t usual, highest;
 
   uint32_t operator()() const {
-    // It ends the process where nobody, XNNPACK for one, has initialised it.
-    static const bool known = cpuinfo_initialize && cpuinfo_get_current_uarch_index && cpuinfo_initialize();
-    if (!known) return usual;
+    if (!cpuinfo_get_current_uarch_index) return usual;
     const uint32_t index = cpuinfo_get_current_uarch_index();
     return index <= highest ? index : usual;
   }

@@ -1,4 +1,6 @@
 // Which changes of frequency are left out, on times that the tests make up.
+#include <functional>
+
 #include "executor_fixture.hpp"
 #include "frequency_changes.hpp"
 
@@ -17,39 +19,62 @@ std::shared_ptr<const piqi::Board> slow_board() {
   return std::make_shared<const piqi::Board>("slow changes", processors);
 }
 
-/// The frequencies at which the layers run once the executor knows how long they take. The sub-graphs go
-/// through a frame in their order, or the other way round, as may be where frames overlap.
+using Time = std::function<double(size_t layer, const std::string& freqs)>;  // ms
+
+/// Frames whose layers take what a test says.
+class Frames {
+ public:
+  Frames(const std::string& order, const std::string& freqs, bool frames_overlap)
+      : plan_(*board_, order.size(), order, freqs),
+        cut_(piqi::GraphCreator::create(*chain(order.size()), plan_)),
+        changes_(*board_, cut_, plan_, governor_, frames_overlap),
+        seen_(order.size()) {}
+
+  /// The frequencies at which the layers run. The sub-graphs go through the frame in their order, or the
+  /// other way round, as may be where frames overlap.
+  std::string next(const std::vector<double>& times_ms, bool backwards = false) {
+    return next([&](size_t layer, const std::string&) { return times_ms[layer]; }, backwards);
+  }
+  std::string next(const Time& time_ms, bool backwards = false) {
+    for (size_t i = 0; i < cut_.sub_graphs.size(); ++i)
+      run(backwards ? cut_.sub_graphs.size() - 1 - i : i, time_ms);
+    std::string text;
+    for (const std::string& layer : seen_) text += (text.empty() ? "" : " ") + layer;
+    return text;
+  }
+
+ private:
+  void run(size_t number, const Time& time_ms) {
+    const std::vector<piqi::Step>& steps = cut_.sub_graphs[number].steps;
+    for (size_t i = 0; i < steps.size(); ++i) {
+      changes_.ask(number, i);
+      std::string text;
+      for (const auto& request : plan_.requests(steps[i].first_layer))
+        text += (text.empty() ? "" : "-") +
+                std::to_string(governor_->in_force(board_->domain_of(request.processor)));
+      seen_[steps[i].first_layer] = text;
+    }
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const size_t layer = steps[i].first_layer;
+      changes_.took(number, i, static_cast<int64_t>(1e6 * time_ms(layer, seen_[layer])));
+    }
+  }
+
+  const std::shared_ptr<const piqi::Board> board_ = slow_board();
+  const std::shared_ptr<ObedientGovernor> governor_ = std::make_shared<ObedientGovernor>(*board_);
+  const piqi::Plan plan_;
+  const piqi::CutGraph cut_;
+  piqi::FrequencyChanges changes_;
+  std::vector<std::string> seen_;
+};
+
+/// The frequencies at which the layers run once the executor knows how long they take.
 std::string really_run(const std::string& order, const std::string& freqs,
                        const std::vector<double>& times_ms, bool frames_overlap, bool backwards = false) {
-  const auto board = slow_board();
-  const auto graph = chain(order.size());
-  const piqi::Plan plan(*board, order.size(), order, freqs);
-  const piqi::CutGraph cut = piqi::GraphCreator::create(*graph, plan);
-  const auto governor = std::make_shared<ObedientGovernor>(*board);
-  piqi::FrequencyChanges changes(*board, cut, plan, governor, frames_overlap);
-  std::vector<std::string> layers(order.size());
-  const auto run = [&](size_t number) {
-    const piqi::SubGraph& sub_graph = cut.sub_graphs[number];
-    for (size_t step = 0; step < sub_graph.steps.size(); ++step) {
-      changes.ask(number, step);
-      std::string& text = layers[sub_graph.steps[step].first_layer];
-      text.clear();
-      for (const auto& request : plan.requests(sub_graph.steps[step].first_layer))
-        text += (text.empty() ? "" : "-") +
-                std::to_string(governor->in_force(board->domain_of(request.processor)));
-    }
-    for (size_t step = 0; step < sub_graph.steps.size(); ++step)
-      changes.took(number, step, static_cast<int64_t>(1e6 * times_ms[sub_graph.steps[step].first_layer]));
-  };
-  const size_t count = cut.sub_graphs.size();
-  std::string last;
-  for (int frame = 0; frame < 12; ++frame) {
-    for (size_t i = 0; i < count; ++i) run(backwards ? count - 1 - i : i);
-    last.clear();
-    for (const std::string& layer : layers) last += (last.empty() ? "" : " ") + layer;
-    if (frame < 4) CHECK(last == freqs);  // nothing is known yet
-  }
-  return last;
+  Frames frames(order, freqs, frames_overlap);
+  for (int i = 0; i < 4; ++i) CHECK(frames.next(times_ms, backwards) == freqs);  // nothing is known yet
+  for (int i = 0; i < 8; ++i) frames.next(times_ms, backwards);
+  return frames.next(times_ms, backwards);
 }
 
 }  // namespace
@@ -77,6 +102,34 @@ TEST_CASE("where frames overlap a processor that several sub-graphs ask for gets
   // The GPU's own frequency is that of one sub-graph, its host's of two.
   CHECK(really_run("GGB", "0-0 1-2 1", {100, 1, 1}, pipeline) == "0-0 0-2 1");
   CHECK(really_run("GGL", "0-0 1-2 1", {100, 1, 1}, pipeline) == "0-0 0-0 1");
+}
+
+TEST_CASE(
+    "a change that pays only at the frequency in force is skipped twice to know it, and again much later") {
+  Frames frames("LL", "0 2", switching);
+  const Time time_ms = [](size_t layer, const std::string& freq) {
+    return layer == 0 ? 100.0 : freq == "0" ? 20.0 : 1.0;
+  };
+  int skipped = 0;
+  std::string text;
+  for (int i = 0; i < 600; ++i) skipped += (text = frames.next(time_ms)) == "0 0";
+  CHECK(text == "0 2");
+  CHECK(skipped == 6);
+}
+
+TEST_CASE("frames that something holds up do not change for good what is skipped") {
+  Frames frames("LL", "0 2", switching);
+  const auto undisturbed = [&](int count) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text = frames.next({100, 1});
+    return text;
+  };
+  CHECK(undisturbed(12) == "0 0");
+  frames.next({100, 3000});
+  CHECK(undisturbed(1) == "0 0");
+  for (int i = 0; i < 3; ++i) frames.next({100, 3000});
+  CHECK(undisturbed(1) == "0 2");
+  CHECK(undisturbed(300) == "0 0");
 }
 
 }  // namespace piqi_test
