@@ -210,8 +210,8 @@ def test_without_delays_every_change_is_made(tmp_path: Path) -> None:
     assert frames == ["0 0 2 1 0-2"] * 8
 
 
-def test_a_pipeline_makes_every_change(tmp_path: Path) -> None:
-    """Frames overlap there: nobody knows for how long a frequency stays."""
+def test_a_pipeline_makes_every_change_where_several_sub_graphs_ask(tmp_path: Path) -> None:
+    """Nobody knows which of them is next, and for how long a frequency stays."""
     layers = seen_at(tmp_path, "LXL", "0 0 2", Sleeper(lambda *_: 0.1), 12, in_flight=2)
     assert any(frame.endswith("2") for frame in layers[6:])
 
