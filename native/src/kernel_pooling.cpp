@@ -19,7 +19,7 @@ struct Span {
 };
 
 /// Average pooling of `T` = int8_t, uint8_t: exact int32 sums, rounded once. Also windows (of any type) that
-/// XNNPACK refuses: of 1x1, and maxima over windows with gaps between them.
+/// XNNPACK refuses: of 1x1, and with gaps between them.
 template <typename T>
 class WindowPool final : public BoundKernel {
  public:
@@ -80,7 +80,9 @@ class WindowPool final : public BoundKernel {
       const int32_t offset = static_cast<int32_t>(count) * in_.zero_point;
       for (size_t c = 0; c < width; ++c) result[c] = static_cast<T>(out_.stored(scale * (sums[c] - offset)));
     } else {
-      for (size_t c = 0; c < width; ++c) result[c] = std::min(std::max(sums[c], p_.clamp_min), p_.clamp_max);
+      const auto divisor = static_cast<float>(count);
+      for (size_t c = 0; c < width; ++c)
+        result[c] = std::min(std::max(sums[c] / divisor, p_.clamp_min), p_.clamp_max);
     }
   }
 
@@ -117,9 +119,8 @@ std::shared_ptr<Kernel> make_pool(const OperatorView& view) {
     view.unsupported(std::string("cannot compute in ") + to_string(view.type()));
   // A window of one element is its own maximum and average; XNNPACK refuses it.
   if (p.kernel_height * p.kernel_width == 1) return make_window_pool(view);
-  // Neither does the XNNPACK of 2024 take windows with gaps between them.
-  const bool gaps = p.stride_height > p.kernel_height || p.stride_width > p.kernel_width;
-  if (gaps && view.op.kind == OperatorKind::MaxPool2d) return make_window_pool(view);
+  // Releases after Debian 12's refuse windows with gaps between them, too.
+  if (p.stride_height > p.kernel_height || p.stride_width > p.kernel_width) return make_window_pool(view);
   const Shape& x = view.input(0).shape;
   if (view.op.kind == OperatorKind::AveragePool2d)
     return view.is_float() ? make_xnn_kernel(view, 1, xnn_average_pool(p, x)) : make_window_pool(view);
