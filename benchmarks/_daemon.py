@@ -42,9 +42,9 @@ def write_null_bundle(folder: Path, shape: tuple[int, int, int, int] = SHAPE) ->
             latency_ms=latency_ms,
             power_mw=power_mw,
             energy_mj=latency_ms * power_mw / 1e3,
-            accuracy=70.0,
+            accuracy=accuracy,
         )
-        for order, latency_ms, power_mw in (("B", 1.0, 5000.0), ("L", 2.0, 3000.0))
+        for order, latency_ms, power_mw, accuracy in (("B", 1.0, 5000.0, 70.0), ("L", 2.0, 3000.0, 69.0))
     )
     tensors = {name: Tensor(name, shape) for name in ("x", "y")}
     write_bundle(

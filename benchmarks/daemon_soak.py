@@ -26,11 +26,11 @@ from piqi_runtime.client import Client
 SHAPE = (1, 8, 8, 3)
 MODES = """
 name = "soak"
-default = "fast"
+default = "exact"
 dwell_s = 0.0
 hysteresis = 0.0
-[modes.fast]
-objective = "latency"
+[modes.exact]
+objective = "accuracy"  # latencies are corrected by measured ones, and do not differ here
 [modes.frugal]
 objective = "power"
 """
@@ -71,7 +71,7 @@ def main() -> None:
     """Runs it and prints what became of memory, descriptors and replies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000, help="in all (%(default)s; the claim: 1,000,000)")
-    parser.add_argument("--switches", type=int, default=1000, help="asked for (%(default)s; the claim: 10,000)")
+    parser.add_argument("--switches", type=int, default=1000, help="at least (%(default)s; the claim: 10,000)")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
@@ -95,13 +95,13 @@ def main() -> None:
             started_s = time.monotonic()
             running = {start(path, chunk, seed): seed for seed in range(arguments.clients)}
             doomed = {start(path, 1 << 30, 99): time.monotonic() + 1.0}
-            replies = deaths = asked = 0
+            replies = deaths = asked = switches = 0
             memory: list[int] = []
             descriptors: list[int] = []
             next_seed = arguments.clients
             while running:
-                mode = ("fast", "frugal")[asked % 2]
-                if asked < arguments.switches or replies < arguments.requests:
+                mode = ("exact", "frugal")[asked % 2]
+                if switches < arguments.switches or replies < arguments.requests:
                     control.policy(mode)
                     asked += 1
                 time.sleep(0.01)
@@ -120,7 +120,8 @@ def main() -> None:
                         raise SystemExit(f"a client failed: {output}")
                     del running[client]
                     replies += int(output)
-                    if replies + len(running) * chunk < arguments.requests or asked < arguments.switches:
+                    switches = control.status()["models"]["null"]["switches"]
+                    if replies + len(running) * chunk < arguments.requests or switches < arguments.switches:
                         running[start(path, chunk, next_seed)] = next_seed
                         next_seed += 1
                     size_bytes, count = measured(process)
