@@ -41,7 +41,10 @@ class ScriptedHost:
         if not seconds >= 0:
             fault = HostFault("backend_hung" if seconds < 0 else "backend_failed", "as the frame says", "L", 0)
             self.events.failed(fault)
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault  # it knows this frame, which knows the client's pool
         if seconds >= GATES:
             self.wait(seconds)
         else:
