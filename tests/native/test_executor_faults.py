@@ -170,22 +170,20 @@ def test_errors_reach_exactly_the_frame_they_belong_to(networks: SimpleNamespace
 
 
 def test_a_hang_is_a_timeout_that_names_its_layers(networks: SimpleNamespace) -> None:
-    subject = Subject(networks, timeout_s=0.3)
+    subject = Subject(networks, timeout_s=3.0)
     subject.check(0.5)
     memory = subject.manager.memory_bytes
     release = threading.Event()
     subject.backend.before = lambda inputs: release.wait(30) and None
-    start = time.monotonic()
-    with pytest.raises(pn.TimeoutError, match=r"no result within 300 ms: layers 2 to 3 on p did not finish"):
+    with pytest.raises(pn.TimeoutError, match=r"no result within 3000 ms: layers 2 to 3 on p did not finish"):
         subject.executor.run(subject.frame(1))
-    assert time.monotonic() - start < 5
     subject.backend.before = lambda inputs: None
     subject.check(0.25)
     assert len(subject.backend.prepared) == 2  # what hung, anew; the others' weights and arenas are kept
     assert subject.manager.memory_bytes == memory
     assert subject.backend.closed == 0
     release.set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while subject.backend.closed < 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert subject.backend.closed == 1  # what was given up is closed when it comes back

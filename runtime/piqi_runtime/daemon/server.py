@@ -31,8 +31,8 @@ from piqi_runtime.policy.situation import Situation
 _logger = logging.getLogger(__name__)
 
 _DRAIN_POLL_S = 0.005
-#: How long requests that were not read yet are refused at the end.
-_REFUSE_S = 0.05
+#: So many requests of a client that were not read yet are refused at the end.
+_REFUSED = 256
 #: After a short request the next one may be about to come: waking a CPU that has gone to sleep takes tens of us.
 _AWAKE_S = 100e-6
 _ACCEPT_PAUSE_S = 0.1
@@ -305,8 +305,8 @@ class Server:
 
     def _refuse_rest(self) -> None:
         # A connection that is closed with unread messages is reset, and replies that are under way with it.
-        until_s = time.monotonic() + _REFUSE_S
         for session in list(self.sessions.values()):
             session.resume()
-            while time.monotonic() < until_s and session.read():
-                pass
+            for _ in range(_REFUSED):
+                if not session.read():
+                    break
