@@ -366,3 +366,42 @@ def test_a_reload_that_is_asked_for_too_early_is_done_later(net: Path, tmp_path:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_signals_without_end(net: Path, tmp_path: Path, served: bool) -> None:
+    """Impatient operators, and a service manager that reloads what ends: it ends as after one, whenever they come."""
+    script = tmp_path / "told.py"
+    script.write_text(
+        "import sys\n"
+        "from piqi_runtime.daemon import process\n"
+        "from piqi_runtime.errors import PiqiError\n"
+        "def close(daemon, before=process.Daemon._close):\n"
+        "    print('ending', flush=True)\n"
+        "    ended = before(daemon)\n"
+        "    print('closed', flush=True)\n"
+        "    return ended\n"
+        "process.Daemon._close = close\n"
+        "def read(*_):\n"
+        "    raise PiqiError('no model today')\n"
+        f"process.read_bundles = {'process.read_bundles' if served else 'read'}\n"
+        "from piqi_runtime.daemon.main import main\n"
+        "sys.exit(main())\n"
+    )
+    arguments, path = command(tmp_path, bundles=[str(net)])
+    for _ in range(3):
+        with (tmp_path / "log").open("w+") as log:
+            process = subprocess.Popen([sys.executable, str(script), *arguments[2:]], stdout=log, stderr=log)
+            # From when it has handlers on; before, a signal ends it as it does any process.
+            assert wait_for(lambda: listens(path) if served else "ending" in (tmp_path / "log").read_text())
+            try:
+                while process.poll() is None:
+                    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                        process.send_signal(number)
+                assert process.returncode == (0 if served else 1)
+            finally:
+                process.kill()
+                process.wait()
+            text = (tmp_path / "log").read_text()
+            assert "closed" in text and "Traceback" not in text, text
+            assert not path.exists()

@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,11 @@ class Loop:
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Whoever wakes the loop must not meet its descriptor closed, or worse, another's with its number.
+        # Reentrant: a signal's handler may run while its own thread holds it.
+        self._waking = threading.RLock()
+        self._closed = False
+        self._signals: list[signal.Signals] = []
         self._running = False
         self.add(self._wake, select.EPOLLIN, self._run_calls)
 
@@ -48,14 +54,17 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), function))
 
     def call_soon(self, function: Callable[[], None]) -> None:
-        """Calls `function` once, soon, in the main thread. Any thread may."""
-        self._calls.append(function)
-        os.eventfd_write(self._wake, 1)
+        """Calls `function` once, soon, in the main thread; not at all once it is closed. Any thread may."""
+        with self._waking:
+            if not self._closed:
+                self._calls.append(function)
+                os.eventfd_write(self._wake, 1)
 
     def on_signal(self, number: signal.Signals, function: Callable[[], None]) -> None:
-        """Calls `function` after a signal. Main thread of the process only."""
+        """Calls `function` after a signal, which is ignored from `close` on. Main thread of the process only."""
         # Only `call_soon`: the handler may run between any two instructions of the main thread.
         signal.signal(number, lambda *_: self.call_soon(function))
+        self._signals.append(number)
 
     def run(self) -> None:
         """Until `stop`."""
@@ -83,9 +92,14 @@ class Loop:
         self._running = False
 
     def close(self) -> None:
-        """Gives the descriptors back."""
-        self._epoll.close()
-        os.close(self._wake)
+        """Gives the descriptors back. Signals are ignored from now on: the process is ending."""
+        for number in self._signals:
+            # Not only no handler: at its very end Python gives what has one its default, which would kill the process.
+            signal.signal(number, signal.SIG_IGN)
+        with self._waking:
+            self._closed = True
+            self._epoll.close()
+            os.close(self._wake)
 
     def _timeout(self) -> float:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1.0

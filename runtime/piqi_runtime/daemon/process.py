@@ -98,6 +98,7 @@ class Daemon:
         except SystemExit:
             pass
         finally:
+            self._may_leave = False  # it is leaving: nothing of what follows may be left out
             ended = self._close()
         if not ended:
             # A backend hangs in a thread that cannot be ended: destructors would wait for it.
@@ -187,6 +188,8 @@ class Daemon:
 
     def _close(self) -> bool:
         """Ends the hosts and puts the frequencies back; False if a host did not end in time."""
+        for number in (*_ENDING, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         if self._own_socket:
             with suppress(OSError):
                 os.unlink(self._own_socket)
@@ -261,8 +264,7 @@ class Daemon:
             for serving in fresh.values():
                 serving.host.close()
             fresh, found = {}, self._found
-        with suppress(OSError):  # the loop has ended meanwhile
-            server.loop.call_soon(lambda: self._take(policy, found, fresh, problems))
+        server.loop.call_soon(lambda: self._take(policy, found, fresh, problems))
 
     def _take(
         self, policy: Policy | None, found: dict[str, Found], fresh: dict[str, Serving], problems: list[str]

@@ -273,8 +273,7 @@ class Server:
         # Of its own: a driver may take long to answer, and the loop must not wait for it.
         while not self._ended.wait(self.config.tick_s):
             situation = self.sensors.read(time.monotonic())
-            with suppress(OSError):  # the loop has ended meanwhile
-                self.loop.call_soon(lambda situation=situation: self._sensed(situation))  # type: ignore[misc]
+            self.loop.call_soon(lambda situation=situation: self._sensed(situation))  # type: ignore[misc]
 
     def _sensed(self, situation: Situation) -> None:
         situation = replace(situation, idle_s=time.perf_counter() - self._asked_s)
