@@ -31,7 +31,6 @@ class Loop:
         # Reentrant: a signal's handler may run while its own thread holds it.
         self._waking = threading.RLock()
         self._closed = False
-        self._signals: list[signal.Signals] = []
         self._running = False
         self.add(self._wake, select.EPOLLIN, self._run_calls)
 
@@ -61,10 +60,9 @@ class Loop:
                 os.eventfd_write(self._wake, 1)
 
     def on_signal(self, number: signal.Signals, function: Callable[[], None]) -> None:
-        """Calls `function` after a signal, which is ignored from `close` on. Main thread of the process only."""
+        """Calls `function` after a signal. Main thread of the process only."""
         # Only `call_soon`: the handler may run between any two instructions of the main thread.
         signal.signal(number, lambda *_: self.call_soon(function))
-        self._signals.append(number)
 
     def run(self) -> None:
         """Until `stop`."""
@@ -92,10 +90,7 @@ class Loop:
         self._running = False
 
     def close(self) -> None:
-        """Gives the descriptors back. Signals are ignored from now on: the process is ending."""
-        for number in self._signals:
-            # Not only no handler: at its very end Python gives what has one its default, which would kill the process.
-            signal.signal(number, signal.SIG_IGN)
+        """Gives the descriptors back."""
         with self._waking:
             self._closed = True
             self._epoll.close()

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from piqi_runtime.daemon import systemd
 from piqi_runtime.digests import work_ahead
@@ -32,8 +34,8 @@ CONFIG = Path("/etc/piqi/daemon.toml")
 _SWITCH_INTERVAL_S = 0.0005
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and serves until a signal says to stop."""
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Parses the command line, serves until a signal says to stop, and ends the process."""
     gc.disable()  # until it serves: hardly anything is garbage before
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     arguments = _parser().parse_args(argv)
@@ -49,15 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from piqi_runtime.daemon.process import Daemon
 
     try:
-        return Daemon(_config(arguments)).run()
+        Daemon(_config(arguments)).run()
+        _end(0)
     except (PiqiError, piqi_native.Error, OSError) as error:
         if arguments.debug:
             raise
         for line in str(error).split("\n"):
             _logger.critical("%s", line)
-        return error.exit_code if isinstance(error, PiqiError) else 1
-    finally:
-        logging.shutdown()
+        _end(error.exit_code if isinstance(error, PiqiError) else 1)
+
+
+def _end(code: int) -> NoReturn:
+    # Not Python's own way: it waits for a backend that hangs, and a late signal finds no handler and kills the process.
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,4 +124,4 @@ def _config(arguments: argparse.Namespace) -> DaemonConfig:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -34,7 +34,12 @@ _logger = logging.getLogger("piqid")
 T = TypeVar("T")
 
 _END_S = 0.5
+_LOOK_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class _LeftError(Exception):
+    """A signal came before there was a loop."""
 
 
 class _Meanwhile(Generic[T]):
@@ -44,24 +49,20 @@ class _Meanwhile(Generic[T]):
         self._function = function
         self._results: list[T] = []
         self._error: BaseException | None = None
-        self._begun = False
         self._done = threading.Event()
-
-    def start(self) -> None:
-        """Begins to."""
-        self._begun = True
         threading.Thread(target=self._work, name="piqi-start", daemon=True).start()
 
-    def result(self) -> T:
-        """What it returned. Raises what it raised."""
-        self._done.wait()
+    def result(self, look: Callable[[], None]) -> T:
+        """What it returned, or raises what it raised; calls `look` from time to time, which may raise too."""
+        while not self._done.wait(_LOOK_S):
+            look()
         if self._error is not None:
             raise self._error
         return self._results[0]
 
-    def ends(self, patience_s: float) -> bool:
-        """Whether it has ended, or does so in time."""
-        return not self._begun or self._done.wait(patience_s)
+    def wait(self, patience_s: float) -> None:
+        """Until it has ended, or for so long."""
+        self._done.wait(patience_s)
 
     def _work(self) -> None:
         try:
@@ -85,26 +86,23 @@ class Daemon:
         self._reload_again = False
         self._frequencies: Frequencies | None = None
         self._own_socket = ""
-        self._left, self._may_leave = False, True
+        self._left = False
         self._started: _Meanwhile[Any] | None = None
 
-    def run(self) -> int:
-        """Until SIGTERM or SIGINT. Raises PiqiError, OSError."""
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT, from when on signals do nothing. Raises PiqiError, OSError.
+
+        Threads may be left that hang in a backend: the process is to end by `os._exit`.
+        """
         for number in _ENDING:
             signal.signal(number, self._leave)  # until there is a loop
         signal.signal(signal.SIGHUP, self._reload_later)
         try:
             self._serve()
-        except SystemExit:
+        except _LeftError:
             pass
         finally:
-            self._may_leave = False  # it is leaving: nothing of what follows may be left out
-            ended = self._close()
-        if not ended:
-            # A backend hangs in a thread that cannot be ended: destructors would wait for it.
-            logging.shutdown()
-            os._exit(0)
-        return 0
+            self._close()
 
     def _reload_later(self, *_: object) -> None:
         self._reload_again = True
@@ -118,7 +116,7 @@ class Daemon:
         from piqi_runtime.policy.config import load_policy
 
         policy = load_policy(config.policy)
-        self._found = reading.result()
+        self._found = reading.result(self._check_left)
         listener = self._listen()
         state = Path(config.frequency_state) if config.frequency_state else None
         self._frequencies = Frequencies(board, config.root, state) if config.root else None
@@ -126,7 +124,7 @@ class Daemon:
         from piqi_runtime.daemon.runner import Serving
         from piqi_runtime.daemon.server import Server
 
-        hosts = zip(self._found.items(), preparing.result(), strict=True)
+        hosts = zip(self._found.items(), preparing.result(self._check_left), strict=True)
         servings = {name: Serving(found.bundle, *host) for (name, found), host in hosts}
         server = self._server = Server(config, board, policy, listener, servings)
         server.on_tick = self._tick
@@ -135,7 +133,7 @@ class Daemon:
         server.loop.on_signal(signal.SIGHUP, self._reload)
         if self._reload_again:
             server.loop.call_soon(self._reload)
-        self._check_left()  # an import may have swallowed what a signal's handler raised
+        self._check_left()
         self._watch()
         if not servings:
             _logger.warning("no bundles: nothing is served yet")
@@ -148,26 +146,20 @@ class Daemon:
     def _listen(self) -> socket.socket:
         if listeners := systemd.listen_fds():
             return listeners[0]
-        self._may_leave = False  # a signal between the next two lines would leave a socket that nobody listens at
         listener = listen(self.config.socket)
         self._own_socket = self.config.socket
-        self._may_leave = True
-        self._check_left()
         return listener
+
+    def _leave(self, *_: object) -> None:
+        # Raises nothing: that would come out of whatever runs just now, the inside of a lock for example.
+        self._left = True
 
     def _check_left(self) -> None:
         if self._left:
-            raise SystemExit(0)
-
-    def _leave(self, *_: object) -> None:
-        """For signals while there is no loop."""
-        self._left = True
-        if self._may_leave:
-            self._check_left()
+            raise _LeftError
 
     def _meanwhile(self, function: Callable[[], T]) -> _Meanwhile[T]:
-        started = self._started = _Meanwhile(function)  # known before it runs: a signal may come at any time
-        started.start()
+        started = self._started = _Meanwhile(function)
         return started
 
     def _host(self, bundle: Bundle, board: Board) -> tuple[ModelHost, HostEvents]:
@@ -186,14 +178,13 @@ class Daemon:
         )
         return host, events
 
-    def _close(self) -> bool:
-        """Ends the hosts and puts the frequencies back; False if a host did not end in time."""
-        for number in (*_ENDING, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+    def _close(self) -> None:
+        """Ends the hosts, as far as they do so in time, and puts the frequencies back."""
         if self._own_socket:
             with suppress(OSError):
                 os.unlink(self._own_socket)
-        ended = self._started is None or self._started.ends(_END_S)
+        if self._started is not None:
+            self._started.wait(_END_S)
         server = getattr(self, "_server", None)
         runners = list(server.runners.values()) if server else []
         closing = threading.Thread(target=lambda: [runner.close() for runner in runners], daemon=True)
@@ -202,7 +193,6 @@ class Daemon:
         if self._frequencies is not None:
             self._frequencies.close()
         self.notifier.close()
-        return ended and not closing.is_alive()
 
     def _stop(self) -> None:
         if self._server.stopping:
