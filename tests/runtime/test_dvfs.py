@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sysfs_trees
+from daemon_helpers import PATIENCE_S, wait_for
 from sysfs_trees import (
     CPU,
     DEVFREQ,
@@ -27,6 +31,7 @@ from piqi_runtime.ctl import dvfs as command
 from piqi_runtime.ctl.cli import main
 from piqi_runtime.dvfs import find_folders, inspect, left_alone, parse_cpus
 
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 TREES = {name: name.split("-")[0] for name in LAYOUTS}
 
 
@@ -230,6 +235,25 @@ def test_frequencies_are_tried_timed_and_put_back(
     assert governors(tmp_path) == before
     assert main(["dvfs", "--board", "rk3588", "--root", str(tmp_path)]) == 0
     assert "left alone (dmc_ondemand" in capsys.readouterr().out
+
+
+@SIGNALS
+def test_a_command_that_is_ended_puts_them_back(tmp_path: Path, number: signal.Signals) -> None:
+    before = governors(make_tree(tmp_path, next(name for name in LAYOUTS if TREES[name] == "rk3399pro")))
+    script, waits = tmp_path / "waiting.py", tmp_path / "waits"
+    script.write_text(
+        "import sys, time\n"
+        "from piqi_runtime.ctl import cli, dvfs\n"
+        f"dvfs._read_back = lambda *_: (open({str(waits)!r}, 'w').close(), time.sleep(3600))\n"
+        "sys.exit(cli.main())\n"
+    )
+    arguments = ["dvfs", "--board", "rk3399pro", "--root", str(tmp_path), "--set", "B=3"]
+    process = subprocess.Popen([sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True)
+    assert wait_for(waits.exists) and governors(tmp_path) != before
+    process.send_signal(number)
+    assert process.communicate(timeout=PATIENCE_S)[1] == "piqictl: interrupted\n"
+    assert process.returncode == 128 + number
+    assert governors(tmp_path) == before
 
 
 def test_a_frequency_that_is_not_reached_is_told(
