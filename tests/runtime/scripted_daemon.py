@@ -5,6 +5,7 @@ while there is a file SOCKET.gate<number>, and makes another with .reached behin
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -72,6 +73,7 @@ def main() -> None:
     server = Server(config, load_board("host"), load_policy("default"), listen(path), {"net": serving})
     server.loop.on_signal(signal.SIGTERM, server.stop)
     server.run()
+    os._exit(0)  # as piqid, whose threads may hang and whose last signals find a process
 
 
 if __name__ == "__main__":

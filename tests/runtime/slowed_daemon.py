@@ -8,6 +8,7 @@ probe's frame is a byte in a file "probes" beside DELAYS.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -87,6 +88,7 @@ def main() -> None:
     server = Server(config, board, policy, listen(path), {"net": Serving(bundle, host, events)})
     server.loop.on_signal(signal.SIGTERM, server.stop)
     server.run()
+    os._exit(0)  # as piqid, whose threads may hang and whose last signals find a process
 
 
 if __name__ == "__main__":
