@@ -75,7 +75,7 @@ class NullResult:
 class NullHost:
     """A host whose `run` returns at once, or after `sleep_s`."""
 
-    current = 0
+    current, cpus_alone = 0, True
 
     def __init__(self, points: int, sleep_s: float = 0.0) -> None:
         self.latency_factor = self.power_factor = np.ones(points, np.float32)

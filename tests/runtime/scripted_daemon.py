@@ -1,7 +1,8 @@
-"""A daemon whose model does what each frame says: python scripted_daemon.py SOCKET BUNDLE [CONFIG.json]
+"""A daemon whose model does what each frame says: python scripted_daemon.py SOCKET BUNDLE [SETTINGS]
 
 The frame's first value: seconds to run; NaN: the backend fails; negative: it hangs; a million and a number: it waits
 while there is a file SOCKET.gate<number>, and makes another with .reached behind its name. The output is the frame.
+SETTINGS: JSON, the daemon's, and `npu`: whether frames need more than CPUs, `short_us`: which ones are short.
 """
 
 import json
@@ -17,6 +18,7 @@ from daemon_helpers import GATES
 
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import load_bundle
+from piqi_runtime.daemon import runner
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
@@ -28,8 +30,8 @@ from piqi_runtime.policy.config import load_policy
 class ScriptedHost:
     current = 0
 
-    def __init__(self, points: int, events: HostEvents, socket: Path) -> None:
-        self.socket = socket
+    def __init__(self, points: int, events: HostEvents, socket: Path, npu: bool) -> None:
+        self.socket, self.cpus_alone = socket, not npu
         self.latency_factor = self.power_factor = np.ones(points, np.float32)
         self.excluded = np.zeros(points, bool)
         self.events = events
@@ -67,9 +69,11 @@ class ScriptedHost:
 
 def main() -> None:
     path, bundle = sys.argv[1], load_bundle(Path(sys.argv[2]), verify=False)
-    config = DaemonConfig(root="", **(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))
+    settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+    npu, runner.SHORT_US = settings.pop("npu", False), settings.pop("short_us", runner.SHORT_US)
+    config = DaemonConfig(root="", **settings)
     events = HostEvents()
-    serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events, Path(path)), events)
+    serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events, Path(path), npu), events)
     server = Server(config, load_board("host"), load_policy("default"), listen(path), {"net": serving})
     server.loop.on_signal(signal.SIGTERM, server.stop)
     server.run()

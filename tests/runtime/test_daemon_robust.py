@@ -324,6 +324,19 @@ def test_the_daemon_ends_though_a_backend_hangs(tmp_path: Path, bundle: Path) ->
     assert not path.exists()
 
 
+def test_a_driver_that_hangs_keeps_nobody_else_waiting(tmp_path: Path, bundle: Path) -> None:
+    """Of a model whose frames are so short that the main thread would serve them itself, had it CPUs alone."""
+    settings = {"npu": True, "short_us": 1e9}
+    with scripted(tmp_path, bundle, **settings) as process, Connection(process.path) as client:
+        gate = process.gate()
+        client.send(client.frame(0, gate.value))
+        gate.wait()
+        with Connection(process.path) as other:
+            assert other.code({"op": "status"}) == "ok"
+        gate.open()
+        assert client.receive()["ok"]
+
+
 def test_the_drain_serves_what_it_can(tmp_path: Path, bundle: Path) -> None:
     """Frames that fit are answered, in order, and none twice."""
 

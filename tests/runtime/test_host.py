@@ -137,6 +137,7 @@ def check(host: ModelHost, point: int | None = None) -> None:
 def go(host: ModelHost, point: int) -> None:
     assert host.request(point) and host.wait(60)
     assert host.current == point
+    assert host.cpus_alone == ("G" not in host.configuration.order)
 
 
 def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:

@@ -51,6 +51,8 @@ class Host(Protocol):
     @property
     def current(self) -> int: ...
     @property
+    def cpus_alone(self) -> bool: ...
+    @property
     def latency_factor(self) -> npt.NDArray[np.float32]: ...
     @property
     def power_factor(self) -> npt.NDArray[np.float32]: ...
@@ -129,9 +131,10 @@ class Runner:
     def answer_at_once(self, request: Request) -> bool:
         """Serves a request on the main thread, which is the only one that pushes, unless others wait or it may be long.
 
-        To hand a request to another thread takes longer than a small model does.
+        To hand a request to another thread takes longer than a small model does. But who waits on the main thread for
+        a driver that hangs keeps all clients waiting.
         """
-        if self._spent_us > SHORT_US or not self.queue.idle:
+        if self._spent_us > SHORT_US or not self.queue.idle or not self.serving.host.cpus_alone:
             return False
         self._answer(self.serving, request)
         return True

@@ -123,6 +123,11 @@ class ModelHost:
         return self._switcher.slot.configuration
 
     @property
+    def cpus_alone(self) -> bool:
+        """Whether the next frame runs on CPUs alone: it ends by itself, where a GPU or an NPU may hang."""
+        return self._switcher.slot.configuration.cpus_alone
+
+    @property
     def latency_factor(self) -> Floats:
         """float32 [points]: measured / predicted."""
         with self._lock:

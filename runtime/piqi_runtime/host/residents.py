@@ -24,12 +24,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a host can run: a point of the table, or the fallback."""
+    """What a host can run: a point of the table, or the fallback. `cpus_alone`: no driver can hang in it."""
 
     point: int
     order: str
     freqs: str
     accuracy: float
+    cpus_alone: bool
 
 
 @dataclass(eq=False)
@@ -47,9 +48,10 @@ class Slot:
         return self.configuration.point
 
 
-def configurations(table: ParetoTable) -> list[Configuration]:
+def configurations(table: ParetoTable, board: Board) -> list[Configuration]:
     """Those of the table's points."""
-    return [Configuration(i, p.order, p.freqs, p.accuracy) for i, p in enumerate(table.points)]
+    cpus = {processor.letter for processor in board.processors if processor.kind == "cpu"}
+    return [Configuration(i, p.order, p.freqs, p.accuracy, set(p.order) <= cpus) for i, p in enumerate(table.points)]
 
 
 def fallback(table: ParetoTable, board: Board) -> Configuration:
@@ -58,14 +60,13 @@ def fallback(table: ParetoTable, board: Board) -> Configuration:
     The fastest point of the table that is so, else all layers on the last CPU of the board file (the biggest) at its
     highest frequency.
     """
-    cpus = {processor.letter for processor in board.processors if processor.kind == "cpu"}
-    for configuration in configurations(table):
-        if set(configuration.order) <= cpus:
+    for configuration in configurations(table, board):
+        if configuration.cpus_alone:
             return configuration
     letter = [processor.letter for processor in board.processors if processor.kind == "cpu"][-1]
     top = str(board.processor(letter).opp_count - 1)
     count = table.layers.count
-    return Configuration(FALLBACK, letter * count, " ".join([top] * count), table.accuracy_metric.float32)
+    return Configuration(FALLBACK, letter * count, " ".join([top] * count), table.accuracy_metric.float32, True)
 
 
 def blame(error: Exception, order: str, board: Board) -> str:

@@ -53,7 +53,7 @@ class Switcher:
         self, engine: HostEngine, bundle: Bundle, board: Board, latency: Corrections, options: Options
     ) -> None:
         self.engine = engine
-        self.configurations = configurations(bundle.table)
+        self.configurations = configurations(bundle.table, board)
         self.fallback = fallback(bundle.table, board)
         self.lock = threading.Lock()
         self.wanted: tuple[int, float] | None = None
