@@ -141,6 +141,23 @@ def verified(machine: Machine, drop_in: str) -> str:
         path.unlink()
 
 
+def test_udev_runs_what_shares_the_frequencies(installed: Machine) -> None:
+    """Whenever a CPU's files are new; and nothing is wrong with the rules."""
+
+    def said(action: str) -> list[str]:
+        """What udev says that concerns us."""
+        output = installed.run("udevadm", "test", f"--action={action}", "/devices/system/cpu/cpu0").stdout
+        return [line for line in output.splitlines() if "piqi" in line]
+
+    rules = "/usr/lib/udev/rules.d/99-piqi.rules"
+    (program,) = set(re.findall(r'RUN\+="(\S+) share"', installed.path(rules).read_text()))
+    assert os.access(installed.path(program), os.X_OK)
+    for action in ("add", "change", "online"):
+        read, run = said(action)
+        assert read == f"Reading rules file: {rules}" and run == f"run: '{program} share'"
+    assert len(said("offline")) == 1
+
+
 def test_exposure(installed: Machine) -> None:
     text = installed.run("systemd-analyze", "security", "--no-pager", "piqid.service", check=False).stdout
     exposure = re.search(r"exposure level for piqid.service: ([\d.]+)", text)
