@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import BundleInput, BundleOutput, load_bundle, write_bundle
+from piqi_runtime.daemon import signals
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
@@ -99,12 +99,13 @@ class NullHost:
 
 def serve_null(path: str, bundle: Path, sleep_s: float = 0.0) -> None:
     """A daemon around a null model, until SIGTERM."""
+    signals.hold()
     sys.setswitchinterval(0.0005)
     loaded = load_bundle(bundle)
     host = NullHost(len(loaded.table.points), sleep_s)
     servings = {"null": Serving(loaded, host, HostEvents())}
     server = Server(DaemonConfig(root=""), load_board("host"), load_policy("default"), listen(path), servings)
-    server.loop.on_signal(signal.SIGTERM, server.stop)
+    signals.deliver(lambda _: server.loop.call_soon(server.stop))
     server.run()
 
 

@@ -7,7 +7,6 @@ SETTINGS: JSON, the daemon's, and `npu`: whether frames need more than CPUs, `sh
 
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from daemon_helpers import GATES
 
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import load_bundle
-from piqi_runtime.daemon import runner
+from piqi_runtime.daemon import runner, signals
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
@@ -68,6 +67,7 @@ class ScriptedHost:
 
 
 def main() -> None:
+    signals.hold()
     path, bundle = sys.argv[1], load_bundle(Path(sys.argv[2]), verify=False)
     settings = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     npu, runner.SHORT_US = settings.pop("npu", False), settings.pop("short_us", runner.SHORT_US)
@@ -75,9 +75,9 @@ def main() -> None:
     events = HostEvents()
     serving = Serving(bundle, ScriptedHost(len(bundle.table.points), events, Path(path), npu), events)
     server = Server(config, load_board("host"), load_policy("default"), listen(path), {"net": serving})
-    server.loop.on_signal(signal.SIGTERM, server.stop)
+    signals.deliver(lambda _: server.loop.call_soon(server.stop))
     server.run()
-    os._exit(0)  # as piqid, whose threads may hang and whose last signals find a process
+    os._exit(0)  # as piqid, whose threads may hang
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ probe's frame is a byte in a file "probes" beside DELAYS.
 
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import piqi_native
 from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import load_bundle
+from piqi_runtime.daemon import signals
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.runner import HostEvents, Serving
@@ -75,6 +75,7 @@ class SlowedSubGraph:
 
 
 def main() -> None:
+    signals.hold()
     path, folder, delays = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     switcher.SLOW_PAUSE_S = 0.3  # a test does not wait half a minute
     model_host.time, switcher.time = FRAMES.module, PROBES.module  # type: ignore[assignment]
@@ -86,9 +87,9 @@ def main() -> None:
     policy = Policy(name="fastest", default="fast", modes={"fast": Mode(objective="latency")})
     config = DaemonConfig(root="", tick_s=0.05)
     server = Server(config, board, policy, listen(path), {"net": Serving(bundle, host, events)})
-    server.loop.on_signal(signal.SIGTERM, server.stop)
+    signals.deliver(lambda _: server.loop.call_soon(server.stop))
     server.run()
-    os._exit(0)  # as piqid, whose threads may hang and whose last signals find a process
+    os._exit(0)  # as piqid, whose threads may hang
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main thread's loop: descriptors, timers, calls from other threads and signals."""
+"""The main thread's loop: descriptors, timers, and calls from other threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import select
-import signal
 import threading
 import time
 from collections import deque
@@ -28,8 +27,7 @@ class Loop:
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Whoever wakes the loop must not meet its descriptor closed, or worse, another's with its number.
-        # Reentrant: a signal's handler may run while its own thread holds it.
-        self._waking = threading.RLock()
+        self._waking = threading.Lock()
         self._closed = False
         self._running = False
         self.add(self._wake, select.EPOLLIN, self._run_calls)
@@ -58,11 +56,6 @@ class Loop:
             if not self._closed:
                 self._calls.append(function)
                 os.eventfd_write(self._wake, 1)
-
-    def on_signal(self, number: signal.Signals, function: Callable[[], None]) -> None:
-        """Calls `function` after a signal. Main thread of the process only."""
-        # Only `call_soon`: the handler may run between any two instructions of the main thread.
-        signal.signal(number, lambda *_: self.call_soon(function))
 
     def run(self) -> None:
         """Until `stop`."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from piqi_runtime.daemon import systemd
+from piqi_runtime.daemon import signals, systemd
 from piqi_runtime.digests import work_ahead
 from piqi_runtime.errors import PiqiError
 
@@ -36,6 +36,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Parses the command line, serves until a signal says to stop, and ends the process."""
+    signals.hold()
     gc.disable()  # until it serves: hardly anything is garbage before
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     arguments = _parser().parse_args(argv)
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    # Not Python's own way: it waits for a backend that hangs, and a late signal finds no handler and kills the process.
+    # Not Python's own way, which waits for a backend that hangs.
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import piqi_native
 from piqi_runtime.boards import Board, load_board
 from piqi_runtime.bundle import Bundle
-from piqi_runtime.daemon import systemd
+from piqi_runtime.daemon import signals, systemd
 from piqi_runtime.daemon.config import DaemonConfig
 from piqi_runtime.daemon.listening import listen
 from piqi_runtime.daemon.models import Found, HostEvents, read_bundles
@@ -35,11 +35,10 @@ T = TypeVar("T")
 
 _END_S = 0.5
 _LOOK_S = 0.05
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class _LeftError(Exception):
-    """A signal came before there was a loop."""
+    """A signal came before there was a server."""
 
 
 class _Meanwhile(Generic[T]):
@@ -87,16 +86,16 @@ class Daemon:
         self._frequencies: Frequencies | None = None
         self._own_socket = ""
         self._left = False
+        self._begun = False  # there is a server that a signal can be told to
+        self._begins = threading.Lock()
         self._started: _Meanwhile[Any] | None = None
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, from when on signals do nothing. Raises PiqiError, OSError.
+        """Until SIGTERM or SIGINT, which have to be held. Raises PiqiError, OSError.
 
         Threads may be left that hang in a backend: the process is to end by `os._exit`.
         """
-        for number in _ENDING:
-            signal.signal(number, self._leave)  # until there is a loop
-        signal.signal(signal.SIGHUP, self._reload_later)
+        signals.deliver(self._signalled)
         try:
             self._serve()
         except _LeftError:
@@ -104,8 +103,16 @@ class Daemon:
         finally:
             self._close()
 
-    def _reload_later(self, *_: object) -> None:
-        self._reload_again = True
+    def _signalled(self, number: signal.Signals) -> None:
+        """On the signals' thread."""
+        reload = number == signal.SIGHUP
+        with self._begins:
+            if self._begun:
+                self._server.loop.call_soon(self._reload if reload else self._stop)
+            elif reload:
+                self._reload_again = True
+            else:
+                self._left = True
 
     def _serve(self) -> None:
         config = self.config
@@ -126,14 +133,13 @@ class Daemon:
 
         hosts = zip(self._found.items(), preparing.result(self._check_left), strict=True)
         servings = {name: Serving(found.bundle, *host) for (name, found), host in hosts}
-        server = self._server = Server(config, board, policy, listener, servings)
+        server = Server(config, board, policy, listener, servings)
         server.on_tick = self._tick
-        for number in _ENDING:
-            server.loop.on_signal(number, self._stop)
-        server.loop.on_signal(signal.SIGHUP, self._reload)
+        with self._begins:
+            self._server, self._begun = server, True
+        self._check_left()
         if self._reload_again:
             server.loop.call_soon(self._reload)
-        self._check_left()
         self._watch()
         if not servings:
             _logger.warning("no bundles: nothing is served yet")
@@ -149,10 +155,6 @@ class Daemon:
         listener = listen(self.config.socket)
         self._own_socket = self.config.socket
         return listener
-
-    def _leave(self, *_: object) -> None:
-        # Raises nothing: that would come out of whatever runs just now, the inside of a lock for example.
-        self._left = True
 
     def _check_left(self) -> None:
         if self._left:
