@@ -359,7 +359,7 @@ class Functions {
     for (size_t axis = p_.pad_before.size(); axis-- > 0;)
       padding.emplace_back(p_.pad_before[axis], p_.pad_after[axis]);
     while (!has_dimension(padding.size() - 1) && padding.back() == acl::PaddingInfo(0, 0)) padding.pop_back();
-    add<typename Library::Pad>(operands_[0], outputs_[0], padding, acl::PixelValue(p_.pad_value));
+    add<typename Library::Pad>(operands_[0], outputs_[0], padding, acl::PixelValue(p_.pad_value, type_));
   }
 
   void resize() {

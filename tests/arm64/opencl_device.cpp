@@ -1,10 +1,12 @@
 // A libOpenCL.so before the system's, for tests: whatever the device, it says that it is one for which the
-// Arm Compute Library 20.08 compiles its kernels (OpenCL 1.2, work groups that need not be uniform).
+// Arm Compute Library 20.08 compiles its kernels (OpenCL 1.2, work groups that need not be uniform, float16).
 #include <dlfcn.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <string>
+
+#include "opencl_float16.hpp"
 
 namespace {
 
@@ -25,11 +27,16 @@ int answer(const std::string& text, size_t room, void* value, size_t* size) {
   return 0;
 }
 
+void replace(std::string& text, const std::string& what, const std::string& by) {
+  for (size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += by.size())
+    text.replace(at, what.size(), by);
+}
+
 }  // namespace
 
 extern "C" {
 
-// Cases of failure: PIQI_NO_PLATFORM, PIQI_PLAIN_DEVICE (PoCL's own version).
+// Cases of failure: PIQI_NO_PLATFORM, PIQI_PLAIN_DEVICE (PoCL's own version), PIQI_NO_FLOAT16.
 int clGetPlatformIDs(unsigned room, Handle* platforms, unsigned* count) {
   constexpr int none_found = -1001;
   if (std::getenv("PIQI_NO_PLATFORM")) return none_found;
@@ -47,19 +54,23 @@ int clGetDeviceInfo(Handle device, unsigned what, size_t room, void* value, size
   std::string extensions(length, ' ');
   if (const int error = next(device, what, length, extensions.data(), nullptr)) return error;
   extensions.resize(std::strlen(extensions.c_str()));
-  return answer(extensions + " cl_arm_non_uniform_work_group_size", room, value, size);
+  extensions += " cl_arm_non_uniform_work_group_size";
+  if (!std::getenv("PIQI_NO_FLOAT16")) extensions += " cl_khr_fp16";
+  return answer(extensions, room, value, size);
 }
 
-// PoCL compiles what the library's files hold for devices with float16, and has macros for names like tanh.
 Handle clCreateProgramWithSource(Handle context, unsigned count, const char** texts, const size_t* lengths,
                                  int* error) {
   const auto next =
       real<Handle (*)(Handle, unsigned, const char**, const size_t*, int*)>("clCreateProgramWithSource");
-  std::string source =
-      "#define half float\n#define half2 float2\n#define half4 float4\n#define half8 float8\n"
-      "#define half16 float16\n#define _cl_tanh_op tanh_op\n";
+  // tanh is a macro of PoCL's.
+  std::string source = std::string(float16_source) + "#define _cl_tanh_op tanh_op\n";
   for (unsigned i = 0; i < count; ++i)
     source += lengths && lengths[i] != 0 ? std::string(texts[i], lengths[i]) : std::string(texts[i]);
+  replace(source, "0.0h", "0.0f");  // such constants need cl_khr_fp16
+  // The resizing kernels divide an index by 0 and multiply the quotient by a step of 0. PoCL's compiler takes
+  // that as never reached and leaves out all of the kernel.
+  replace(source, "name##_stride_w, 0, mod_size)", "name##_stride_w, 0, 1)");
   const char* text = source.c_str();
   return next(context, 1, &text, nullptr, error);
 }
@@ -70,9 +81,7 @@ int clBuildProgram(Handle program, unsigned count, const Handle* devices, const 
       real<int (*)(Handle, unsigned, const Handle*, const char*, void (*)(Handle, void*), void*)>(
           "clBuildProgram");
   std::string kept = options ? options : "";
-  const std::string arm = "-cl-arm-non-uniform-work-group-size";
-  const size_t at = kept.find(arm);
-  if (at != std::string::npos) kept.replace(at, arm.size(), "");
+  replace(kept, "-cl-arm-non-uniform-work-group-size", "");
   return next(program, count, devices, kept.c_str(), notify, data);
 }
 
