@@ -259,6 +259,15 @@ def test_what_was_not_found_is_left_out(data: ReportData) -> None:
     assert parsed.open == [] and len(parsed.links) == 2  # the front, and the layers one by one
 
 
+def test_layers_that_lose_nothing_are_not_listed_as_losing(data: ReportData) -> None:
+    nothing = "No layer loses accuracy when it alone is quantised."
+    found = data.characterisation
+    lossless = replace(found, difference=np.maximum(found.difference, 0))
+    assert (found.difference < 0).any() and nothing not in render_report(data)
+    page = render_report(replace(data, characterisation=lossless))
+    assert nothing in page and "loses most" not in page
+
+
 def test_data_that_contradict_each_other(data: ReportData) -> None:
     with pytest.raises(ReportError, match=r"predicted, measured: .* got \(29,\) and \(30,\)"):
         render_report(replace(data, predicted=data.predicted[1:]))

@@ -171,13 +171,19 @@ def _characterisation(found: Characterisation) -> list[Block]:
             f"{found.frames_per_joule[rows_of[layer]] / found.frames_per_joule[0] - 1:+.1%}",
         )
         for layer in found.worst(WORST_LAYERS)
+        if found.difference[rows_of[layer]] < 0
     ]
     blocks: list[Block] = [
         Heading("Characterisation"),
         Picture(png(draw_one_layer, found), "Each layer alone on the NPU. Bars of error: one standard error."),
-        Paragraph("The layers whose quantisation alone loses most:"),
-        HtmlTable(("layer", "name", "accuracy, points", "frames per joule"), rows),
     ]
+    if rows:
+        blocks += [
+            Paragraph("The layers whose quantisation alone loses most:"),
+            HtmlTable(("layer", "name", "accuracy, points", "frames per joule"), rows),
+        ]
+    else:
+        blocks.append(Paragraph("No layer loses accuracy when it alone is quantised."))
     if len(found.pairs):
         blocks.append(
             Picture(
