@@ -1,10 +1,12 @@
 """Fixtures of all tests."""
 
+import functools
+import importlib
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # An example that a busy machine takes long for says nothing.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+
+#: Networks of the zoo as tests share them -> input size, width.
+ZOO = {
+    "mobilenet_v1": (64, 0.25),
+    "mobilenet_v2": (64, 0.35),
+    "mobilenet_v3_small": (64, 0.75),
+    "mobilenet_v3_large": (64, 0.75),
+    "squeezenet": (75, 0.25),
+    "googlenet": (96, 0.25),
+    "resnet50": (64, 0.25),
+    "alexnet": (99, 0.25),
+    "yolo_v3": (64, 0.25),
+    "yolo_v3_tiny": (64, 0.25),
+}
 
 
 class Early:
@@ -97,6 +114,18 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def early() -> Early:
     return EARLY
+
+
+@pytest.fixture(scope="session")
+def zoo_tflite() -> Callable[..., bytes]:
+    """The `.tflite` form of a network by name, size and width (default: those in ZOO); built once, it takes seconds."""
+
+    @functools.cache
+    def build(*arguments: object) -> bytes:
+        pytest.importorskip("tensorflow")
+        return importlib.import_module("piqi_planner.zoo").build_tflite(*arguments)
+
+    return lambda name, *scale: build(name, *(scale or ZOO[name]))
 
 
 @pytest.fixture(scope="session")

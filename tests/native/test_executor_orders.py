@@ -1,5 +1,6 @@
 """Any order over full-precision processors computes, bit for bit, what the uncut graph computes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,20 +16,6 @@ from piqi_runtime.model import Model
 
 # Keras itself calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-#: Name -> input size, width.
-ZOO = {
-    "mobilenet_v1": (32, 0.25),
-    "mobilenet_v2": (32, 0.35),
-    "mobilenet_v3_small": (32, 0.75),
-    "mobilenet_v3_large": (32, 0.5),
-    "squeezenet": (67, 0.25),
-    "googlenet": (32, 0.25),
-    "resnet50": (32, 0.125),
-    "alexnet": (67, 0.125),
-    "yolo_v3": (32, 0.125),
-    "yolo_v3_tiny": (32, 0.125),
-}
 
 
 class Subject:
@@ -83,10 +70,9 @@ def test_branches_skips_several_inputs_and_outputs(networks: SimpleNamespace) ->
     check_random_orders(Subject(networks, networks.branched(), threads=2), 400)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_networks(networks: SimpleNamespace, name: str) -> None:
-    size, width = ZOO[name]
-    model = layers.assign_layers(import_tflite(zoo.build_tflite(name, size, width), name))
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_networks(networks: SimpleNamespace, zoo_tflite: Callable[..., bytes], name: str) -> None:
+    model = layers.assign_layers(import_tflite(zoo_tflite(name), name))
     check_random_orders(Subject(networks, model), 200)
 
 

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -275,14 +276,23 @@ def test_an_error_while_preparing(make2: Make, networks: SimpleNamespace, call: 
     subject.executor("LLNNNLLL").run(networks.frame(subject.model))
 
 
+def in_time(make: Callable[[], Any]) -> Any:
+    """What `make` gives as soon as it is done within its limit, which a busy machine may exceed."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(pn.TimeoutError):
+            return make()
+    return make()
+
+
 def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
     subject = make()
     before = counters(subject.generation)["contexts"]
-    executor = subject.executor("LLNNNLLL", timeout_s=3.0)
+    executor = subject.executor("LLNNNLLL", timeout_s=1.0)
     frame = networks.frame(subject.model)
-    expected = executor.run(frame)
+    expected = in_time(lambda: executor.run(frame))
     configure(subject.generation, "rknn_run=hang")
-    with pytest.raises(pn.TimeoutError, match=r"no result within 3000 ms: layers 2 to 4 on N did not finish"):
+    with pytest.raises(pn.TimeoutError, match=r"no result within 1000 ms: layers 2 to 4 on N did not finish"):
         executor.run(frame)
     # A second one meanwhile: prepared anew, not as a twin of the one that hangs.
     twins = counters(subject.generation)["twins"]
@@ -290,7 +300,7 @@ def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
         executor.run(frame)
     assert counters(subject.generation)["twins"] == twins
     configure(subject.generation)
-    assert networks.same(executor.run(frame), expected)
+    assert networks.same(in_time(lambda: executor.run(frame)), expected)
     executor.close()
     deadline = time.monotonic() + 60
     while counters(subject.generation)["contexts"] > before and time.monotonic() < deadline:
@@ -301,12 +311,12 @@ def test_a_run_that_hangs(make: Make, networks: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("call", ["rknn_init", "rknn_query"])
 def test_loading_that_hangs(make: Make, networks: SimpleNamespace, call: str) -> None:
-    subject = make(prepare_timeout_s=3.0)
+    subject = make(prepare_timeout_s=1.0)
     configure(subject.generation, f"{call}=hang")
-    with pytest.raises(pn.TimeoutError, match=r"layers 2 to 4 \(.*\): not loaded within 3000 ms"):
+    with pytest.raises(pn.TimeoutError, match=r"layers 2 to 4 \(.*\): not loaded within 1000 ms"):
         subject.executor("LLNNNLLL")
     configure(subject.generation)
-    subject.executor("LLNNNLLL").run(networks.frame(subject.model))
+    in_time(lambda: subject.executor("LLNNNLLL")).run(networks.frame(subject.model))
 
 
 def test_closing_that_hangs(make: Make, networks: SimpleNamespace) -> None:

@@ -49,6 +49,13 @@ def compare(data: bytes, model: Model, tolerance: float = TOLERANCE) -> None:
     assert_same(run_natively(model, inputs), run_litert(data, inputs), tolerance)
 
 
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that is not there is not waited for."""
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("piqi_planner.evaluation.workers.CLUSTER_S", 0.2)
+
+
 @pytest.fixture(scope="session")
 def litert() -> SimpleNamespace:
     """`compare` and its parts."""

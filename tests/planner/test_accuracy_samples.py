@@ -111,8 +111,9 @@ def test_command_says_where_it_extrapolates(tmp_path: Path, capsys: pytest.Captu
     assert "at most 2 of 8 layers quantised" in capsys.readouterr().err
 
 
-def test_command_draws_the_learning_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_draws_the_learning_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     pytest.importorskip("tensorflow")
+    monkeypatch.setattr("piqi_planner.accuracy.network.STEPS", 50)
     path = tmp_path / "curve.png"
     run("--samples", str(make_csv(tmp_path / "train.csv", 0)), "--layers", "8", "--plot", str(path), "--json")
     curve = json.loads(capsys.readouterr().out)["learning_curve"]

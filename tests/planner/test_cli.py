@@ -2,12 +2,14 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from piqi_planner.build.options import BuildOptions
 from piqi_planner.cli import main
 from piqi_planner.demo import MODEL
 from piqi_planner.demo.digits import load
@@ -136,7 +138,9 @@ def test_wrong_files(images: Path, tmp_path: Path, capsys) -> None:
     assert "cut point" in fails(capsys, 2, "layers", MODEL, "--layers", "99")
 
 
-def test_demo_runs_configurations_and_builds_a_bundle(tmp_path: Path, capsys) -> None:
+def test_demo_runs_configurations_and_builds_a_bundle(tmp_path: Path, capsys, monkeypatch) -> None:
+    few = partial(BuildOptions, samples=10, limit=96, jobs=1)
+    monkeypatch.setattr("piqi_planner.commands.demo.BuildOptions", few)
     assert main(["demo", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     executed, built = text.split("building a bundle", 1)

@@ -17,7 +17,6 @@ from piqi_planner.evaluation.store import EvaluationStore, StoreError, decode, e
 from piqi_planner.importer import import_model, import_tflite
 from piqi_planner.layers import assign_layers
 from piqi_planner.quantise import calibrate, quantise
-from piqi_planner.zoo import build_tflite
 from piqi_runtime.boards import Board
 from piqi_runtime.engine import Engine
 from piqi_runtime.model import Model, Operator, Tensor
@@ -26,31 +25,27 @@ from piqi_runtime.model import Model, Operator, Tensor
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 SCHEMES = ("per_channel", "per_tensor")
-#: Name -> input size, width.
-NETWORKS = {
-    "digits": (96, 1.0),
-    "mobilenet_v3_small": (64, 0.25),
-    "squeezenet": (64, 0.25),
-    "googlenet": (64, 0.125),
-    "alexnet": (67, 0.1),
-    "yolo_v3_tiny": (64, 0.1),
-}
+NETWORKS = ("digits", "mobilenet_v3_small", "squeezenet", "googlenet", "alexnet", "yolo_v3_tiny")
 KEY = {"model": "m1", "images": "i1"}
 
 
-@functools.cache
-def network(name):
-    """The network, its layers assigned, and frames for it."""
-    model = import_model(MODEL) if name == "digits" else import_tflite(build_tflite(name, *NETWORKS[name]), name)
-    shape = model.tensors[model.inputs[0]].shape
-    frames = np.random.default_rng(0).uniform(-1, 1, (7, *shape[1:])).astype(np.float32)
-    return assign_layers(model), frames
+@pytest.fixture(scope="module")
+def quantised(zoo_tflite):
+    """Both forms of a network, its layers assigned, and frames for it; by name and scheme, made once."""
 
+    @functools.cache
+    def network(name):
+        model = assign_layers(import_model(MODEL) if name == "digits" else import_tflite(zoo_tflite(name), name))
+        shape = model.tensors[model.inputs[0]].shape
+        frames = np.random.default_rng(0).uniform(-1, 1, (7, *shape[1:])).astype(np.float32)
+        return model, calibrate(model, [frames]), frames
 
-@functools.cache
-def quantised(name, scheme):
-    model, frames = network(name)
-    return quantise(model, calibrate(model, [frames]), scheme)
+    @functools.cache
+    def make(name, scheme):
+        model, calibration, frames = network(name)
+        return quantise(model, calibration, scheme), frames
+
+    return make
 
 
 def one_by_one(model, frames):
@@ -64,9 +59,8 @@ def one_by_one(model, frames):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_batches_give_the_bits_of_single_frames(name, scheme):
-    both = quantised(name, scheme)
-    frames = network(name)[1]
+def test_batches_give_the_bits_of_single_frames(quantised, name, scheme):
+    both, frames = quantised(name, scheme)
     stored = np.random.default_rng(1).integers(0, 100, frames.shape)
     for model, inputs in ((both.float_model, frames), (both.model, stored)):
         inputs = inputs.astype(model.tensors[model.inputs[0]].dtype)
@@ -153,8 +147,9 @@ def random_masks(rng, count, layers):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masks_give_the_bits_of_the_executor(name, scheme):
-    both, frames = quantised(name, scheme), network(name)[1][:2]
+def test_masks_give_the_bits_of_the_executor(quantised, name, scheme):
+    both, frames = quantised(name, scheme)
+    frames = frames[:2]
     layers = both.model.layer_count
     masks = random_masks(np.random.default_rng(5), 10, layers)
     batch = with_batch(both.float_model, 2), with_batch(both.model, 2)
@@ -172,8 +167,8 @@ def test_masks_give_the_bits_of_the_executor(name, scheme):
     assert len({b"".join(a.tobytes() for a in found[n].values()) for n in range(3)}) == 3  # masks make a difference
 
 
-def test_mask_evaluator_arguments():
-    both, frames = quantised("digits", "per_channel"), network("digits")[1]
+def test_mask_evaluator_arguments(quantised):
+    both, frames = quantised("digits", "per_channel")
     graphs = both.float_model.to_graph(), both.model.to_graph()
     evaluator = piqi_native.MaskEvaluator(*graphs)
     name = both.model.inputs[0]

@@ -323,6 +323,7 @@ def test_lost_cluster(context, tmp_path):
         Evaluator(context, store, workers).evaluate(MASKS, lambda done: processes[0].kill())
 
 
+@pytest.mark.usefixtures("no_cluster")
 def test_no_cluster(context):
     with pytest.raises(WorkersError, match=r"--dask: no scheduler answers at tcp://127\.0\.0\.1:1: "):
         DaskWorkers(context, "tcp://127.0.0.1:1")

@@ -1,5 +1,6 @@
 """Every network of the zoo and the real MobileNet: imported, run natively, and compared with LiteRT."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,25 +15,24 @@ from piqi_planner.layers import assign_layers
 # Keras itself calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-#: Name -> input size, width, layers by `conv`, layers by `block`.
+#: Name -> layers by `conv`, layers by `block`.
 CASES = {
-    "mobilenet_v1": (64, 0.25, 28, 14),
-    "mobilenet_v2": (64, 0.35, 53, 35),
-    "mobilenet_v3_small": (64, 0.75, 54, 24),
-    "mobilenet_v3_large": (64, 0.75, 64, 32),
-    "squeezenet": (75, 0.25, 26, 26),
-    "googlenet": (64, 0.25, 58, 57),
-    "resnet50": (64, 0.25, 54, 53),
-    "alexnet": (99, 0.25, 8, 7),
-    "yolo_v3": (64, 0.25, 75, 75),
-    "yolo_v3_tiny": (64, 0.25, 13, 13),
+    "mobilenet_v1": (28, 14),
+    "mobilenet_v2": (53, 35),
+    "mobilenet_v3_small": (54, 24),
+    "mobilenet_v3_large": (64, 32),
+    "squeezenet": (26, 26),
+    "googlenet": (58, 57),
+    "resnet50": (54, 53),
+    "alexnet": (8, 7),
+    "yolo_v3": (75, 75),
+    "yolo_v3_tiny": (13, 13),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
-def network(request: pytest.FixtureRequest) -> tuple[str, bytes]:
-    size, width, _, _ = CASES[request.param]
-    return request.param, zoo.build_tflite(request.param, size, width)
+def network(request: pytest.FixtureRequest, zoo_tflite: Callable[..., bytes]) -> tuple[str, bytes]:
+    return request.param, zoo_tflite(request.param)
 
 
 def test_same_as_litert(network: tuple[str, bytes], litert: SimpleNamespace) -> None:
@@ -43,7 +43,7 @@ def test_same_as_litert(network: tuple[str, bytes], litert: SimpleNamespace) -> 
 def test_layers(network: tuple[str, bytes]) -> None:
     name, data = network
     model = import_tflite(data, name)
-    assert (model.layer_count, assign_layers(model, "block").layer_count) == CASES[name][2:]
+    assert (model.layer_count, assign_layers(model, "block").layer_count) == CASES[name]
 
 
 def test_weights_depend_on_the_seed_only(litert: SimpleNamespace) -> None:

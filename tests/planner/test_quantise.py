@@ -1,6 +1,5 @@
 """Quantisation of whole networks: function, cuts, accuracy, odd data."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -21,7 +20,6 @@ from piqi_planner.quantise import (
 )
 from piqi_planner.quantise.equalise import clamp_margin, find_links
 from piqi_planner.quantise.operators import WeightView
-from piqi_planner.zoo import build_tflite
 from piqi_runtime.model import COMPUTE_KINDS, Model, Operator, Tensor
 
 SCHEMES = ("per_channel", "per_tensor")
@@ -209,17 +207,18 @@ def test_cut_ranges_give_the_same_bits(seed, scheme, data):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
-    ("name", "size", "width", "least_snr_db"),
+    ("name", "scale", "least_snr_db"),
     [
-        ("squeezenet", 96, 0.5, 17),
-        ("googlenet", 96, 0.25, 16),
-        ("yolo_v3_tiny", 64, 0.25, 17),
-        ("alexnet", 127, 0.25, 28),
+        ("squeezenet", (96, 0.5), 17),
+        ("googlenet", (), 16),
+        ("yolo_v3_tiny", (), 17),
+        ("alexnet", (127, 0.25), 28),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_networks_of_the_zoo(zoo, scheme, name, size, width, least_snr_db):
+def test_networks_of_the_zoo(zoo_tflite, scheme, name, scale, least_snr_db):
     """Real structures: the same bits when cut, and outputs as near as 8 bits allow for random weights."""
-    model = zoo(name, size, width)
+    model = import_tflite(zoo_tflite(name, *scale), name)
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (20, *model.tensors[model.inputs[0]].shape[1:])).astype(np.float32)
     quantised = quantise(model, calibrate(model, [frames[:16]]), scheme)
@@ -242,13 +241,6 @@ def test_networks_of_the_zoo(zoo, scheme, name, size, width, least_snr_db):
             known.update(run(part, {name: known[name] for name in part.inputs}))
         for output in model.outputs:
             np.testing.assert_array_equal(known[output], whole[output])
-
-
-@pytest.fixture(scope="module")
-def zoo():
-    """Imported networks of the zoo, each built once."""
-    pytest.importorskip("tensorflow")
-    return functools.cache(lambda name, size, width: import_tflite(build_tflite(name, size, width), name))
 
 
 def test_range_borders():

@@ -16,6 +16,7 @@ from piqi_planner.search.relaxation import Relaxation, Weights
 from piqi_planner.search.trade_off import TradeOff
 
 REFERENCE = (550.0, 7000.0)
+FLOORS = [69.0, 69.4, 69.8]
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ def find(name, profile, cost, accuracy, floors, **options):
     return search(name, cost, accuracy, floors, states=profile.states_for("published"), **options)
 
 
+@pytest.fixture(scope="module")
+def fronts(profile, cost, accuracy):
+    """What each search finds for FLOORS."""
+    return {name: find(name, profile, cost, accuracy, FLOORS) for name in SEARCHES}
+
+
 @pytest.mark.parametrize("name", SEARCHES)
-def test_fronts_hold_their_floors_and_cost_what_they_say(name, profile, cost, accuracy) -> None:
-    floors = [69.2, 69.8]
-    fronts = find(name, profile, cost, accuracy, floors, budget_s=8)
-    assert list(fronts) == floors
-    for floor, front in fronts.items():
+def test_fronts_hold_their_floors_and_cost_what_they_say(name, fronts, profile, cost, accuracy) -> None:
+    assert list(fronts[name]) == FLOORS
+    for floor, front in fronts[name].items():
         assert len(front)
         costs = cost.evaluate(front.configs)
         np.testing.assert_allclose(front.latency_ms, costs.latency_ms, rtol=1e-12)
@@ -72,14 +77,10 @@ def test_fronts_hold_their_floors_and_cost_what_they_say(name, profile, cost, ac
         assert np.isin(front.configs, profile.states_for("published")).all()
 
 
-def test_piqi_beats_the_others_and_a_higher_floor_never_helps(profile, cost, accuracy) -> None:
-    floors = [69.0, 69.4, 69.8]
+def test_piqi_beats_the_others_and_a_higher_floor_never_helps(fronts) -> None:
     volumes = {
-        name: [
-            hypervolume(front.latency_ms, front.power_mw, REFERENCE)
-            for front in find(name, profile, cost, accuracy, floors, budget_s=20).values()
-        ]
-        for name in SEARCHES
+        name: [hypervolume(front.latency_ms, front.power_mw, REFERENCE) for front in found.values()]
+        for name, found in fronts.items()
     }
     assert volumes["piqi"] == sorted(volumes["piqi"], reverse=True)
     for name in ("single", "greedy", "nsga2"):
@@ -90,6 +91,7 @@ def test_piqi_beats_the_others_and_a_higher_floor_never_helps(profile, cost, acc
 def test_a_seed_decides_everything(name, profile, cost, accuracy, monkeypatch) -> None:
     monkeypatch.setattr("piqi_planner.search.nsga2.GENERATIONS", 15)
     monkeypatch.setattr("piqi_planner.search.piqi.ROUNDS", 2)
+    monkeypatch.setattr("piqi_planner.search.piqi.FILL_ROUNDS", 2)
     one, same = (find(name, profile, cost, accuracy, [69.5], seed=5)[69.5] for _ in range(2))
     np.testing.assert_array_equal(one.configs, same.configs)
 
@@ -113,7 +115,7 @@ def test_without_a_floor_the_front_has_three_objectives(profile, cost, accuracy)
 def test_a_floor_out_of_reach_names_the_best_accuracy(profile, cost, accuracy) -> None:
     for name in SEARCHES:
         with pytest.raises(SearchError, match="70"):
-            find(name, profile, cost, accuracy, [70.5], budget_s=3)
+            find(name, profile, cost, accuracy, [70.5], budget_s=0.5)
 
 
 def test_wrong_arguments(profile, cost, accuracy) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
 
 SIZE = 96  # pixels a side; the originals have 8
 
@@ -20,6 +19,8 @@ def load() -> tuple[Array, Array, Array, Array]:
 
     Every third digit is in the test split; people wrote them in turn, so that all are in both.
     """
+    from sklearn.datasets import load_digits  # only here: it takes a second to load
+
     digits = load_digits()
     frames = np.stack([_enlarge(image) for image in digits.images])
     is_test = np.arange(len(frames)) % 3 == 2

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
-from scipy.optimize import brentq  # type: ignore[import-untyped]
+
+# SciPy is imported where it is needed: it takes a second to load, and workers need none of this.
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -28,6 +28,8 @@ def mean_bound(scores: Scores, confidence: float) -> float:
 
     Right or wrong: Clopper and Pearson's exact bound. Other scores: `estimate_bound`.
     """
+    from scipy import stats  # type: ignore[import-untyped]
+
     n = len(scores)
     if is_binary(scores):
         right = int(scores.sum())
@@ -56,11 +58,16 @@ def estimate_bound(value: float, error: float, groups: int, worst: float, confid
     As if one more frame had been seen that goes as wrong as can be and changes the value by `worst`: so a bound is
     no better than the number of frames allows where nothing varies (3 / n, by the rule of three).
     """
+    from scipy import stats
+
     t = float(stats.t.ppf(confidence, groups - 1))
     return value - worst - t * math.hypot(error, worst)
 
 
 def _paired_bound(gains: int, losses: int, n: int, confidence: float) -> float:
+    from scipy import stats
+    from scipy.optimize import brentq  # type: ignore[import-untyped]
+
     z = float(stats.norm.ppf(confidence))
     difference = (gains - losses) / n
 

@@ -25,6 +25,8 @@ Result = tuple[Task, "list[Records]"]
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 #: A pool of processes whose member was killed (by the system, short of memory) is made anew this many times.
 RESTARTS = 3
+#: How long a cluster's scheduler, and its first worker, are waited for.
+CLUSTER_S = 10.0
 
 
 class WorkersError(PiqiError):
@@ -118,11 +120,11 @@ class DaskWorkers(Workers):
             raise WorkersError("--dask needs the package distributed: pip install 'dask[distributed]'") from error
         try:
             distributed: Any = module  # its functions are not annotated
-            self._client = distributed.Client(address, timeout="10s")
+            self._client = distributed.Client(address, timeout=CLUSTER_S)
         except (OSError, ValueError) as error:
             raise WorkersError(f"--dask: no scheduler answers at {address}: {error}") from error
         try:
-            self._client.wait_for_workers(1, timeout=10)
+            self._client.wait_for_workers(1, timeout=CLUSTER_S)
         except TimeoutError as error:
             self.close()
             raise WorkersError(f"--dask: the scheduler at {address} has no workers") from error
