@@ -381,6 +381,13 @@ def test_a_reload_that_is_asked_for_too_early_is_done_later(net: Path, tmp_path:
         process.wait()
 
 
+def test_what_starts_threads_is_loaded_after_signals_are_held() -> None:
+    """A thread that was there before would take the signals as every process does: it would end."""
+    script = "import sys, piqi_runtime.daemon.main; print(*{'numpy', 'piqi_native', 'pydantic'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
 @pytest.mark.parametrize("served", [True, False])
 def test_signals_without_end(net: Path, tmp_path: Path, served: bool) -> None:
     """Impatient operators, and a service manager that reloads what ends: it ends as after one, whenever they come."""
