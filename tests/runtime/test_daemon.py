@@ -472,7 +472,8 @@ def test_reload_adds_and_takes_away_models(tmp_path: Path, bundle: Path) -> None
     (folder / "broken").mkdir(parents=True)
     (folder / "broken" / "manifest.json").write_text("{}")
     path, config = tmp_path / "piqid", tmp_path / "daemon.toml"
-    config.write_text(f'root = ""\nboard = "rk3399pro"\nbundle_folder = "{folder}"\n')
+    settings = f'root = ""\nboard = "rk3399pro"\nbundle_folder = "{folder}"\ntimeout_s = {PATIENCE_S}\n'
+    config.write_text(settings)
     command = ["-m", "piqi_runtime.daemon.main", "--config", str(config), "--socket", str(path)]
     process = Process(command, path, tmp_path / "log")
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from daemon_helpers import Connection, Process
+from daemon_helpers import PATIENCE_S, Connection, Process
 
 from piqi_runtime.bundle import BundleInput, BundleOutput, write_bundle
 from piqi_runtime.client import Client, DaemonError
@@ -87,7 +87,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("decode")
     write_classifier(folder / "classifier")
     write_detector(folder / "detector")
-    (folder / "daemon.toml").write_text('root = ""\n')
+    (folder / "daemon.toml").write_text(f'root = ""\ntimeout_s = {PATIENCE_S}\n')
     command = ["-m", "piqi_runtime.daemon.main", "--config", str(folder / "daemon.toml"), "--board", "host"]
     for name in ("classifier", "detector"):
         command += ["--bundle", str(folder / name)]
@@ -110,7 +110,7 @@ def score(objectness: float, label: float) -> float:
 
 
 def test_classes_come_with_scores_and_labels(daemon: Process) -> None:
-    with Client(daemon.path) as client:
+    with Client(daemon.path, PATIENCE_S) as client:
         scores = np.array([[0.25, 3.5, -1, 3.5]], np.float32)
         result = client.infer(scores, model="classifier", top_k=3)
         assert result.outputs == {}
@@ -125,14 +125,14 @@ def test_classes_come_with_scores_and_labels(daemon: Process) -> None:
 
 
 def test_a_score_that_is_no_number_is_null(daemon: Process) -> None:
-    with Client(daemon.path) as client:
+    with Client(daemon.path, PATIENCE_S) as client:
         scores = np.array([[np.inf, 2, np.nan, 1]], np.float32)
         rows = client.infer(scores, model="classifier", top_k=4).decoded
         assert {row["label"]: row["score"] for row in rows} == {SCORES[0]: None, SCORES[1]: 2, "two": None, "three": 1}
 
 
 def test_boxes_are_in_the_frames_pixels(daemon: Process) -> None:
-    with Client(daemon.path) as client:
+    with Client(daemon.path, PATIENCE_S) as client:
         result = client.infer(picture(), model="detector", boxes=True)
         assert [(row["class"], row["label"], row["box"]) for row in result.decoded] == [
             # In the network's input 8 pixels around (8, 8), where the frame begins at y = 8 at half its size.
@@ -150,7 +150,7 @@ def test_boxes_are_in_the_frames_pixels(daemon: Process) -> None:
 
 def test_overlap_and_score_are_the_requests(daemon: Process) -> None:
     """The second anchor's boxes overlap the first's by 64 of 100 pixels and have a lower score."""
-    with Client(daemon.path) as client:
+    with Client(daemon.path, PATIENCE_S) as client:
 
         def widths(**boxes: float) -> list[float]:
             rows = client.infer(picture(), model="detector", boxes=boxes or True).decoded
@@ -167,7 +167,7 @@ def test_overlap_and_score_are_the_requests(daemon: Process) -> None:
 
 
 def test_what_a_model_does_not_have(daemon: Process) -> None:
-    with Client(daemon.path) as client:
+    with Client(daemon.path, PATIENCE_S) as client:
         scores = np.zeros((1, 4), np.float32)
         for frame, options, message in (
             (scores, {"model": "classifier", "boxes": True}, "decode.kind: expected a model with boxes"),

@@ -52,7 +52,10 @@ class Listener(Connection):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, pool=False)
-        assert self.call({"op": "subscribe", "events": EVENTS})["ok"]
+        id = self.send({"op": "subscribe", "events": EVENTS})
+        while (message := self.receive()).get("id") != id:  # events come as soon as it has subscribed
+            pass
+        assert message["ok"]
 
     def next(self, event: str) -> dict[str, Any]:
         """The next event, which must be such a one."""

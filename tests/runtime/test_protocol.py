@@ -1,20 +1,24 @@
 """Messages, queues and pools without a daemon, and a short run of the fuzzer with one."""
 
 import os
+import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fuzz_protocol
 import pytest
 from daemon_helpers import PATIENCE_S, memfd, scripted, wait_for
 
 from piqi_runtime.daemon import protocol
+from piqi_runtime.daemon.loop import Loop
 from piqi_runtime.daemon.pools import Pool
 from piqi_runtime.daemon.protocol import ProtocolError
 from piqi_runtime.daemon.queue import FairQueue
-from piqi_runtime.daemon.session import Allowance
+from piqi_runtime.daemon.runner import Runner
+from piqi_runtime.daemon.session import Allowance, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +78,7 @@ def test_pop_waits_and_can_be_interrupted() -> None:
         while True:
             popped = queue.pop()
             got.append(popped[1].name if popped else None)
-            if queue.closed and popped is None:
+            if queue.finished:
                 return
 
     thread = threading.Thread(target=take)
@@ -95,6 +99,46 @@ def test_pop_waits_and_can_be_interrupted() -> None:
     assert not thread.is_alive() and queue.idle
     for k in range(4):
         assert [name for name in got if name and name.startswith(f"{k}:")] == [f"{k}:{i}" for i in range(2000)]
+
+
+def test_what_waits_is_popped_though_it_is_interrupted_and_closed() -> None:
+    queue: FairQueue[str, Item] = FairQueue()
+    queue.push("a", Item("x"))
+    queue.interrupt()
+    queue.close()
+    assert queue.pop() is None and not queue.finished
+    assert names(queue, 1) == ["x"] and not queue.finished
+    assert queue.pop() is None and queue.finished and queue.idle
+
+
+def test_at_the_end_a_request_waits_or_runs() -> None:
+    """Whether or not the thread that popped it has begun."""
+    queue: FairQueue[Any, Any] = FairQueue()
+    runner = Runner("net", None, queue)  # type: ignore[arg-type]
+    for name in "xyz":
+        queue.push("a", Item(name))
+    queue.pop()
+    assert [item.name for item in runner.take_all()] == ["x", "y", "z"]
+    assert runner.take_all() == []
+
+
+def test_a_queue_that_is_full_again_keeps_its_client_back() -> None:
+    """Though the thread that took from it tells so late."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        buffer = memoryview(bytearray(10))
+        session = Session(1, near, Loop(), Allowance(1, 1), buffer, lambda *_: None, lambda _: None)
+        queue: FairQueue[Session, Item] = FairQueue(per_client=1)
+        far.send(b"more")
+        queue.push(session, Item("x"))
+        queue.pop()
+        queue.push(session, Item("y"))
+        for _ in range(2):
+            session.look_at("net", queue)
+            assert not session.read()
+        queue.pop()
+        session.look_at("net", queue)
+        assert session.read()
 
 
 def test_allowance(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ class FairQueue(Generic[C, R]):
         self._interrupted = False
         self._closed = False
         self._finished = False
+        #: What `pop` returned last, and nobody has answered yet: who takes it out does.
+        self.popped: deque[R] = deque(maxlen=1)
 
     def __len__(self) -> int:
         return self._count
@@ -85,6 +87,7 @@ class FairQueue(Generic[C, R]):
                     client, waiting = self._clients.popitem(last=False)
                     was_full = len(waiting) >= self.per_client
                     request = waiting.popleft()
+                    self.popped.append(request)  # under the lock: it always waits, or is here
                     self._count -= 1
                     if waiting:
                         self._clients[client] = waiting
@@ -134,8 +137,9 @@ class FairQueue(Generic[C, R]):
             return not self._clients and (self._asleep or self._finished)
 
     @property
-    def closed(self) -> bool:
-        return self._closed
+    def finished(self) -> bool:
+        """Whether `pop` returned None for good: it was closed, and nothing waits."""
+        return self._finished
 
     def _notify(self) -> None:
         if self._asleep:

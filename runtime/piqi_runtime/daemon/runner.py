@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -116,7 +116,7 @@ class Runner:
         self.counters: Counter[str] = Counter()  # this thread's
         self.latency, self.waiting = Times(), Times()
         self._spent_us = UNKNOWN_US  # lately, for one request
-        self._running: deque[Request] = deque()  # the one that runs; who takes it out answers it
+        self._replying = threading.Lock()  # a request is taken out of what was popped, and answered
         self._thread = threading.Thread(target=self._run, name=f"run-{name}", daemon=True)
 
     def start(self) -> None:
@@ -136,15 +136,17 @@ class Runner:
         """
         if self._spent_us > SHORT_US or not self.queue.idle or not self.serving.host.cpus_alone:
             return False
+        self.queue.popped.append(request)
         self._answer(self.serving, request)
         return True
 
-    def take_running(self) -> Request | None:
-        """The request that runs now, if any: it is then the caller's to answer. Any thread may."""
-        try:
-            return self._running.pop()
-        except IndexError:
-            return None
+    def take_all(self) -> list[Request]:
+        """The request that runs now, if any, and those that wait: they are then the caller's to answer."""
+        waiting = [request for _, request in self.queue.take_all()]  # first: none of them begins then
+        with self._replying:
+            running = list(self.queue.popped)
+            self.queue.popped.clear()
+        return running + waiting
 
     def close(self) -> None:
         """Waits for the end of the thread after the queue was closed, and closes the host."""
@@ -160,19 +162,18 @@ class Runner:
                 # Elsewhere: it may take long, and frames wait here.
                 threading.Thread(target=self._close, args=(old,), daemon=True).start()
             if popped is None:
-                if self.queue.closed:
+                if self.queue.finished:
                     break
                 continue
             session, request, was_full = popped
             if was_full:
-                session.set_full(self.name, False)
+                session.look_at(self.name, self.queue)
             self._answer(serving, request)
             # What it refers to, a pool maybe, is not to live until the next request.
             del popped, session, request
 
     def _answer(self, serving: Serving, request: Request) -> None:
         begun_ns = perf_counter_ns()
-        self._running.append(request)
         try:
             reply = self._serve(serving, request)
         except ProtocolError as error:
@@ -190,8 +191,11 @@ class Runner:
         spent_us = (perf_counter_ns() - begun_ns) / 1e3
         # Up at once, down slowly: one long frame is a reason for caution.
         self._spent_us = max(spent_us, 0.9 * self._spent_us + 0.1 * spent_us)
-        if self.take_running() is not None and reply:
-            request.session.send(reply)
+        with self._replying:
+            if self.queue.popped:
+                self.queue.popped.clear()
+                if reply:
+                    request.session.send(reply)
 
     def _serve(self, serving: Serving, request: Request) -> bytes:
         begun_ns = perf_counter_ns()

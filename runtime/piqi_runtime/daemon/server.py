@@ -265,9 +265,7 @@ class Server:
         if not pushed.accepted:
             raise ProtocolError("queue_full", f"{len(runner.queue)} requests wait for {runner.name}")
         if pushed.full:
-            session.set_full(runner.name, True)
-            if not runner.queue.is_full(session):  # the runner was faster
-                session.set_full(runner.name, False)
+            session.look_at(runner.name, runner.queue)
 
     def _sense(self) -> None:
         # Of its own: a driver may take long to answer, and the loop must not wait for it.
@@ -291,9 +289,7 @@ class Server:
         late = time.monotonic() >= self._drain_until_s
         if late:
             for runner in self.runners.values():
-                running = runner.take_running()
-                waiting = [request for _, request in runner.queue.take_all()]
-                for request in ([running] if running else []) + waiting:
+                for request in runner.take_all():
                     request.session.send(protocol.error(request.id, "shutting_down", "the daemon is ending"))
         served = all(runner.queue.idle for runner in self.runners.values())
         if late or (served and all(session.drained for session in self.sessions.values())):

@@ -13,10 +13,12 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from piqi_runtime.daemon.loop import Loop
 from piqi_runtime.daemon.pools import Pool
 from piqi_runtime.daemon.protocol import MAX_MESSAGE_BYTES, MAX_POOLS, ProtocolError
+from piqi_runtime.daemon.queue import FairQueue
 
 MAX_OUTBOX_BYTES = 1 << 20
 MAX_OUTBOX_REPLIES = 256
@@ -142,10 +144,13 @@ class Session:
             self._throttle(True)
             self._loop.call_later(wait_s, lambda: self._throttle(False))
 
-    def set_full(self, queue: str, full: bool) -> None:
-        """While one of its queues is full nothing is read: what the client sends waits on its own side."""
-        with self._lock:
-            (self._full_queues.add if full else self._full_queues.discard)(queue)
+    def look_at(self, name: str, queue: FairQueue[Session, Any]) -> None:
+        """While one of its queues is full nothing is read: what the client sends waits on its own side.
+
+        Whoever fills it, or takes from it, has the session look. Any thread may.
+        """
+        with self._lock:  # who looks last sees it as it is
+            (self._full_queues.add if queue.is_full(self) else self._full_queues.discard)(name)
             self._watch()
 
     def hang_up(self) -> None:
