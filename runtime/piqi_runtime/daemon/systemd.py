@@ -33,7 +33,7 @@ MESSAGE_IDS = {
 _FIRST_FD = 3
 _SEND_TIMEOUT_S = 1.0
 _QUEUED_RECORDS = 1000
-_FLUSH_S = 0.3
+_FLUSH_S, _FLUSHES = 0.1, 10
 _FIELDS = ("MODEL", "POINT", "CLIENT_PID", "LATENCY_US")
 _LEVELS = {"2": "CRITICAL", "3": "ERROR", "4": "WARNING", "6": "INFO", "7": "DEBUG"}
 
@@ -217,7 +217,8 @@ class _QueuedHandler(logging.Handler, ABC):
         """Waits for what is queued, but not for long."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
-            self._thread.join(_FLUSH_S)
+            for _ in range(_FLUSHES):  # not all at once: when the whole process stood still, the thread could not write
+                self._thread.join(_FLUSH_S)
         super().close()
 
     def _run(self) -> None:
