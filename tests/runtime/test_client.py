@@ -1,6 +1,8 @@
 """The Python clients: one suite for both, against real daemons."""
 
 import asyncio
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from daemon_helpers import PATIENCE_S, Process, scripted
 
 import piqi_runtime
 from piqi_runtime.client import AsyncClient, Client, ClientError, ConnectionLost, DaemonError, TimedOut
+from piqi_runtime.ctl import daemon as ctl_daemon
 from piqi_runtime.ctl.cli import main as piqictl
 
 
@@ -150,6 +153,22 @@ def test_reconnects(tmp_path: Path, bundle: Path, connect: Callable[..., Any]) -
         thread.join()
 
 
+def test_a_reconnection_that_times_out_is_begun_again(daemon: Process, connect: Callable[..., Any]) -> None:
+    """One that was cut short has no limits yet."""
+    with connect(daemon.path) as client:
+        client.limits(min_accuracy=99)
+        daemon.popen.send_signal(signal.SIGSTOP)
+        try:
+            client._socket.shutdown(socket.SHUT_RDWR)
+            client.timeout_s = 0.5
+            with pytest.raises(ClientError):
+                client.infer(frame())
+        finally:
+            daemon.popen.send_signal(signal.SIGCONT)
+        client.timeout_s = PATIENCE_S
+        assert client.infer(frame()).degraded == ("min_accuracy",)
+
+
 def test_submit_and_receive(daemon: Process) -> None:
     with Client(daemon.path, PATIENCE_S) as client:
         gate = daemon.gate()
@@ -202,7 +221,10 @@ def test_exported_lazily() -> None:
     assert piqi_runtime.Client is Client and piqi_runtime.AsyncClient is AsyncClient
 
 
-def test_piqictl(daemon: Process, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_piqictl(
+    daemon: Process, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctl_daemon, "Client", lambda path, _, **options: Client(path, PATIENCE_S, **options))
     (tmp_path / "white.pgm").write_bytes(b"P5\n# comment\n4 3\n255\n" + b"\xff" * 12)
     np.save(tmp_path / "frame.npy", frame(0, 4))
     (tmp_path / "short.ppm").write_bytes(b"P6 4 3 255\n" + b"\xff" * 12)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -50,6 +49,7 @@ class AsyncClient:
         self.daemon: dict[str, Any] = {}
         self.reconnections = -1
         self._socket: socket.socket | None = None
+        self._greeted = False
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._next_id = 0
@@ -121,8 +121,7 @@ class AsyncClient:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
+            await asyncio.wait([reader])  # not `await reader`: its end would look like a cancellation of the caller
         self._drop(ConnectionLost(f"{self.path}: closed"))
 
     async def __aenter__(self) -> AsyncClient:
@@ -155,8 +154,11 @@ class AsyncClient:
 
     async def _connected(self) -> None:
         async with self._connecting:
-            if self._socket is not None:
+            if self._socket is not None and self._greeted:
                 return
+            if self._socket is not None:  # it was cut short, and lacks its limits
+                await self.close()
+            self._greeted = False
             try:
                 connection = await asyncio.to_thread(messages.connect, self.path, self.timeout_s)
             except OSError as error:
@@ -169,6 +171,7 @@ class AsyncClient:
                 await self._exchange({**_without_none(op="limits", model=model), **limits})
             if self._subscribed:
                 await self._exchange({"op": "subscribe", "events": list(self._subscribed)})
+            self._greeted = True
             self.reconnections += 1
 
     async def _infer(self, task: Inference) -> Result:
