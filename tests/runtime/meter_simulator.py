@@ -25,6 +25,8 @@ from piqi_runtime.meter.line import WRAP, Line, format_line
 PERIOD_US = 1120
 #: From the line that brings the runs to the first of them: lines are under way.
 LEAD_NS = 100_000_000
+#: Held while runs are added: no line may go past them meanwhile.
+ADDING = threading.Lock()
 #: Their times in a trace.
 RUNS, MOMENTS = ("began_ns", "ended_ns"), ("reset_ns", "unplug_ns", "silent_ns")
 
@@ -70,8 +72,9 @@ def lines(trace: Trace, start_ns: int, rng: random.Random) -> Iterator[tuple[int
     while True:
         before = at
         at += int(1000 * (PERIOD_US + rng.uniform(-trace.jitter_us, trace.jitter_us)))
-        total, run = energy_nj(trace, before, at, run)
-        new, known = trace.began_ns[known:], len(trace.began_ns)
+        with ADDING:
+            total, run = energy_nj(trace, before, at, run)
+            new, known = trace.began_ns[known:], len(trace.began_ns)
         edges += [ns + int(abs(rng.gauss(0, trace.jitter_us)) * 1e3) for ns in new if ns >= start_ns]
         events = []
         while marker < len(edges) and edges[marker] < at:
@@ -129,11 +132,12 @@ def shift(trace: Trace, by_ns: int) -> None:
 def take_runs(trace: Trace, taken: threading.Event) -> None:
     """Adds the runs that come on standard input; the process ends with it."""
     for text in sys.stdin:
-        base_ns = time.monotonic_ns() + LEAD_NS
         new = Trace(**json.loads(text))
-        shift(new, base_ns)
-        for name in ("power_mw", *MOMENTS, *reversed(RUNS)):  # the beginnings last: who finds one looks the rest up
-            setattr(trace, name, getattr(new, name))
+        with ADDING:
+            base_ns = time.monotonic_ns() + LEAD_NS
+            shift(new, base_ns)
+            for name in ("power_mw", *MOMENTS, *RUNS):
+                setattr(trace, name, getattr(new, name))
         taken.set()
         print(base_ns, flush=True)
     os._exit(0)
@@ -152,7 +156,7 @@ def write(master: int, data: bytes, patient: bool) -> None:
 def wait_until_read(slave: int) -> None:
     """What is still in the terminal when it is closed is lost."""
     quiet = 0
-    while quiet < 10:
+    while quiet < 50:
         (waiting,) = struct.unpack("i", fcntl.ioctl(slave, termios.FIONREAD, bytes(4)))
         quiet = 0 if waiting else quiet + 1
         time.sleep(0.002)
@@ -210,6 +214,7 @@ class Simulator:
     def unplug(self) -> None:
         """At once."""
         self._process.kill()
+        self._process.wait()
 
     def _line(self) -> str:
         assert self._process.stdout is not None

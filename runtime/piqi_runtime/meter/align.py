@@ -49,11 +49,9 @@ class Clock:
 
 def arrival_clock(stamp_us: Stamps, arrival_ns: Times) -> Clock:
     """From when lines arrived, int64 [lines] each: late by the shortest delay that a line had."""
-    lead = (arrival_ns - arrival_ns[0]) - 1000 * (stamp_us - stamp_us[0])
-    # The delay only adds: the least of each stretch is nearest to the clock.
-    edges = np.unique(np.linspace(0, len(lead), min(32, len(lead)) + 1).astype(int))
-    best = np.array([low + int(lead[low:high].argmin()) for low, high in pairwise(edges)])
-    slope = _theil_sen(1000.0 * (stamp_us[best] - stamp_us[0]), lead[best].astype(float)) if len(best) > 2 else 0.0
+    lead_ns = (arrival_ns - arrival_ns[0]) - 1000 * (stamp_us - stamp_us[0])
+    stamps, first = np.unique(stamp_us, return_index=True)
+    slope = _slope_below(1000.0 * (stamps - stamps[0]), np.minimum.reduceat(lead_ns, first).astype(float))
     rate = 1.0 + float(np.clip(slope, -MAX_DRIFT, MAX_DRIFT))
     late = (arrival_ns - arrival_ns[0]) - 1000.0 * rate * (stamp_us - stamp_us[0])
     return Clock(int(stamp_us[0]), float(arrival_ns[0]) + float(late.min()), rate)
@@ -152,6 +150,24 @@ def _fit(clock: Clock, edge_us: Stamps, marks_ns: Times) -> Clock:
     rate = float(np.clip(clock.rate + slope, 1 - MAX_DRIFT, 1 + MAX_DRIFT))
     matched = len(np.unique(nearest[pairs]))
     return Clock(clock.stamp_us, clock.host_ns + middle, rate, matched, float(np.median(residual)))
+
+
+def _slope_below(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Of the line that lies below all points, `x` rising, and nearest to them: of their lower hull, at their mean.
+
+    A delay only adds: however many lines were late, and by how much, those that were not tell the clock.
+    """
+    hull: list[tuple[float, float]] = []
+    for point in zip(x.tolist(), y.tolist(), strict=True):
+        while len(hull) > 1 and _rise(hull[-2], point) <= _rise(hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(point)
+    middle = float(x.mean())
+    return next((_rise(left, right) for left, right in pairwise(hull) if right[0] >= middle), 0.0)
+
+
+def _rise(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
 
 
 def _theil_sen(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:

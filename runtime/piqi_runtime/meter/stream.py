@@ -10,6 +10,7 @@ from piqi_runtime.meter.line import MAX_LENGTH, WRAP, Line, parse_line
 _NS = 1_000_000_000
 MAX_LEAD_NS = 2 * _NS  # by how much a stamp may run ahead of when lines arrive
 STALL_NS = _NS // 4
+FEW_STEPS = 4
 
 
 @dataclass
@@ -108,6 +109,6 @@ def _follows(last: tuple[Line, int], entry: tuple[Line, int]) -> bool:
     arrival_ns = entry[1] - last[1]
     if not 0 < steps < WRAP // 2 or marks >= WRAP // 2 or stamp_ns > arrival_ns + MAX_LEAD_NS:
         return False
-    # After a stall of the host the lines that were buffered go on where the last one ended; only a meter that was
-    # reset leaves lines out and yet is behind.
-    return steps == 1 or arrival_ns <= stamp_ns + stamp_ns // 50 + STALL_NS
+    # After a stall of the host the lines that were buffered go on where the last one ended, but for some that may be
+    # spoilt; only a meter that was reset leaves more out and yet is behind.
+    return steps <= FEW_STEPS or arrival_ns <= stamp_ns + stamp_ns // 50 + STALL_NS
