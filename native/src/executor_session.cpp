@@ -16,6 +16,7 @@ int64_t now_ns() {
 
 // A thread that hangs gets this long to notice that its channels are closed before it is given up.
 constexpr std::chrono::milliseconds grace{200};
+constexpr std::chrono::milliseconds look_again{5};  // whether it is still in its backend
 
 }  // namespace
 
@@ -104,12 +105,10 @@ void ExecutorSession::stop() {
     }
     {
       std::unique_lock lock(mutex_);
-      // A backend that cannot hang is always waited for.
-      const auto ended = [&] { return stage.ended; };
-      if (stage.prepared->may_hang())
-        changed_.wait_until(lock, deadline, ended);
-      else
-        changed_.wait(lock, ended);
+      // A backend that cannot hang is always waited for, and so is a thread that is late but not in its
+      // backend.
+      const auto hangs = [&] { return stage.prepared->may_hang() && stage.busy && Clock::now() >= deadline; };
+      while (!stage.ended && !hangs()) changed_.wait_for(lock, look_again);
       if (!stage.ended) {
         stage.thread.detach();
         continue;

@@ -174,7 +174,7 @@ def test_a_hang_is_a_timeout_that_names_its_layers(networks: SimpleNamespace) ->
     subject.check(0.5)
     memory = subject.manager.memory_bytes
     release = threading.Event()
-    subject.backend.before = lambda inputs: release.wait(30) and None
+    subject.backend.before = lambda inputs: release.wait(300) and None
     with pytest.raises(pn.TimeoutError, match=r"no result within 3000 ms: layers 2 to 3 on p did not finish"):
         subject.executor.run(subject.frame(1))
     subject.backend.before = lambda inputs: None
@@ -192,12 +192,12 @@ def test_a_hang_is_a_timeout_that_names_its_layers(networks: SimpleNamespace) ->
 
 def test_a_hang_on_closing_costs_only_the_patience_given(subject: Subject) -> None:
     release = threading.Event()
-    subject.backend.on_close = lambda: release.wait(30) and None
+    subject.backend.on_close = lambda: release.wait(300) and None
     subject.executor.close()
     start = time.monotonic()
     with pytest.raises(pn.TimeoutError, match=r"did not close in 200 ms: layers 2 to 3 on tanh"):
         subject.manager.trim(patience_s=0.2)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 60
     subject.manager.trim(patience_s=0.2)  # given up
     subject.executor = subject.start()
     subject.check(0.5)
@@ -238,7 +238,7 @@ def test_closed_while_another_thread_waits(subject: Subject) -> None:
 
     def wait(_: Arrays) -> None:
         running.set()
-        release.wait(30)
+        release.wait(300)
 
     subject.backend.before = wait
     errors: list[BaseException] = []
@@ -252,11 +252,11 @@ def test_closed_while_another_thread_waits(subject: Subject) -> None:
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
         thread.start()
-    running.wait(30)
+    running.wait(60)
     time.sleep(0.05)
     subject.executor.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     release.set()
     assert [type(error) for error in errors] == [pn.ClosedError] * 3
     with pytest.raises(pn.ClosedError, match="the executor was closed"):
@@ -282,6 +282,9 @@ def test_all_is_closed_when_all_is_gone(networks: SimpleNamespace) -> None:
     backend = subject.backend
     del subject
     gc.collect()
+    deadline = time.monotonic() + 60
+    while backend.closed < 1 and time.monotonic() < deadline:  # closing is waited for, but not for ever
+        time.sleep(0.01)
     assert (len(backend.prepared), backend.closed) == (1, 1)
 
 
@@ -290,22 +293,29 @@ def test_a_hang_does_not_keep_the_process_from_ending(when: str) -> None:
     """A thread that is lost in a backend ends with the process, without a crash."""
     program = f"""
         import sys
+        import threading
         import time
         import numpy as np
         import piqi_native as pn
+
+        hang = threading.Lock()
+        hang.acquire()
 
         class Backend:
             def prepare(self, sub_graph, inputs, outputs):
                 return self
             def run(self, inputs):
-                time.sleep({0.8 if when == "run" else 0})
+                if {when == "run"}:
+                    hang.acquire()
                 return {{"a0": inputs["x"]}}
             def close(self):
-                time.sleep({0.8 if when == "close" else 0})
+                if {when == "close"}:
+                    hang.acquire()
 
         class Slow:
-            def __del__(self, sleep=time.sleep):  # the hang ends while the interpreter shuts down
-                sleep(1.2)
+            def __del__(self, end=hang.release, sleep=time.sleep):  # the hang ends while the interpreter shuts down
+                end()
+                sleep(0.5)
                 print("late", flush=True)
 
         sys.modules["slow"] = Slow()

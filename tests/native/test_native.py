@@ -58,7 +58,7 @@ def build(flavour: str) -> tuple[Path | None, str]:
     return folder / "piqi_tests", result.stdout
 
 
-@pytest.mark.timeout(900)  # the first test of a flavour builds it
+@pytest.mark.timeout(3600)  # the first test of a flavour builds it
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("flavour", SANITIZERS)
 def test_native(flavour: str, file: str) -> None:
