@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import math
 import random
 import struct
 import sys
@@ -158,13 +159,13 @@ def _copy_chunk(data: bytearray, rng: random.Random) -> None:
         data[target : target + size] = data[start : start + size]
 
 
-def fuzz(seconds: float, seed: int) -> Counter[str]:
-    """Checks mutations of the corpus for `seconds`; how many ended how. Raises what a broken promise raised."""
+def fuzz(seed: int, seconds: float = math.inf, count: float = math.inf) -> Counter[str]:
+    """Checks `count` mutations of the corpus, or for `seconds`: how many ended how. Raises what a check raised."""
     rng = random.Random(seed)
     seeds = load_corpus()
     results: Counter[str] = Counter()
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and results.total() < count:
         data = mutate(rng.choice(seeds), rng)
         try:
             results[check_bounded(data)] += 1
@@ -256,7 +257,7 @@ def main() -> None:
         fuzz_with_atheris(rest)
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            print(dict(fuzz(arguments.seconds, arguments.seed)))
+            print(dict(fuzz(arguments.seed, arguments.seconds)))
 
 
 if __name__ == "__main__":

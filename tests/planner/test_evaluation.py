@@ -1,7 +1,6 @@
 """The parts of the accuracy evaluation: batches, masks that share beginnings, and the store."""
 
 import functools
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -271,9 +270,10 @@ def test_damaged_records(tmp_path):
 
 
 FILL = """
-import sys
+import resource, sys
 import numpy as np
 from piqi_planner.evaluation.store import EvaluationStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 with EvaluationStore(sys.argv[1], {"model": "m1", "images": "i1"}) as store:
     for block in range(10000):
         store.add([(np.ones(10, bool), block, [np.full(2000, block, np.float32)])])
@@ -286,11 +286,10 @@ def test_full_disk(tmp_path):
     path = tmp_path / "store.sqlite"
     limit = 1 << 20
     run = subprocess.run(
-        [sys.executable, "-c", FILL, str(path)],
+        [sys.executable, "-c", FILL, str(path), str(limit)],
         capture_output=True,
         text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        timeout=240,  # each row waits for the disk
     )
     assert run.returncode == 1 and f"StoreError: {path}: " in run.stderr.splitlines()[-1]
     added = len(run.stdout.split())

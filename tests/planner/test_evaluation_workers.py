@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,11 @@ from piqi_planner.cost import make_cost
 from piqi_planner.demo import MODEL
 from piqi_planner.demo.digits import load
 from piqi_planner.estimate import estimate_profile
-from piqi_planner.evaluation.dataset import open_evaluation_set
+from piqi_planner.evaluation.dataset import DatasetError, open_evaluation_set
 from piqi_planner.evaluation.evaluator import Evaluator
 from piqi_planner.evaluation.metrics import make_metric
 from piqi_planner.evaluation.store import EvaluationStore
-from piqi_planner.evaluation.tasks import EvaluationContext, run_task
+from piqi_planner.evaluation.tasks import EvaluationContext, Task, run_task
 from piqi_planner.evaluation.workers import DaskWorkers, LocalWorkers, Workers, WorkersError, parse_bytes
 from piqi_planner.importer import import_model
 from piqi_planner.layers import assign_layers
@@ -122,7 +124,7 @@ from piqi_planner.evaluation.store import EvaluationStore
 from piqi_planner.evaluation.workers import LocalWorkers
 
 def told(done):
-    print(*workers._pool._processes, flush=True)
+    print(*(process.pid for process in workers._processes.values()), flush=True)
     sys.stdin.readline()
 
 if __name__ == "__main__":
@@ -205,14 +207,63 @@ def test_killed_worker_loses_nothing(context, expected, tmp_path):
     killed = []
 
     def kill(done):
-        pool = workers._pool  # one of a member that was killed may still give results that were on their way
-        if len(killed) < 2 and pool not in killed:
-            killed.append(pool)
-            os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        alive = [process for process in workers._processes.values() if process not in killed]
+        if len(killed) < 2:
+            killed.append(alive[0])
+            alive[0].kill()
 
     with EvaluationStore(path, context.key) as store, LocalWorkers(context, count=2) as workers:
         Evaluator(context, store, workers).evaluate(MASKS, kill)
     assert len(killed) == 2 and contents(path) == expected
+
+
+def test_worker_killed_while_it_sends(context):
+    masks = np.array(list(product((False, True), repeat=9)))
+    masks = np.concatenate([masks, masks[:, :1]], axis=1)  # more than a connection takes before somebody reads
+    tasks = [Task(block, 32 * block, 32, masks) for block in range(3)]
+    found = []
+    with LocalWorkers(context, count=1) as workers:
+        for task, records in workers.run(tasks):
+            found.append((task, records))
+            if len(found) == 1:
+                ((connection, process),) = workers._processes.items()
+                assert connection.poll(WAIT_S)
+                process.kill()
+                process.join()
+        ((_, other),) = workers._processes.items()
+    assert [task for task, _ in found] == tasks and other is not process
+    for task, records in found:
+        np.testing.assert_array_equal(records, run_task(context, task))
+
+
+def test_workers_that_keep_dying(context, monkeypatch):
+    killed = []
+
+    def start(workers):
+        connection = LocalWorkers._start(workers)
+        process = workers._processes[connection]
+        killed.append(process.pid)
+        process.kill()
+        return connection
+
+    with LocalWorkers(context, count=2) as workers:
+        monkeypatch.setattr(workers, "_start", partial(start, workers))
+        with pytest.raises(WorkersError, match="a worker process died 4 times; is memory short"):
+            list(workers.run([Task(0, 0, 32, MASKS)] * 3))
+    assert len(killed) in (4, 5) and ended(killed)
+
+
+def test_an_error_of_a_task_is_raised_and_leaves_nothing_behind(context):
+    right = [Task(block, 32 * block, 32, MASKS) for block in range(4)]
+    wrong = Task(9, len(context.dataset), 32, MASKS)
+    with LocalWorkers(context, count=2) as workers:
+        with pytest.raises(DatasetError, match=r"frames 300 to 331 of 300") as caught:
+            list(workers.run([*right[:2], wrong, *right[2:]]))
+        assert "run_task" in str(caught.value.__cause__)
+        found = dict(workers.run(right))
+    assert {*found} == {*right}
+    for task, records in found.items():
+        np.testing.assert_array_equal(records, run_task(context, task))
 
 
 def test_memory_limit(context):
@@ -250,6 +301,8 @@ def cluster(folder, workers):
     file = folder / "scheduler.json"
     place = ["--host", "127.0.0.1", "--no-dashboard"]
     with ExitStack() as stack:
+        patches = stack.enter_context(pytest.MonkeyPatch.context())
+        patches.setattr("piqi_planner.evaluation.workers.CLUSTER_S", float(WAIT_S))
 
         def start(kind, *arguments):
             with open(folder / f"{kind}.log", "a") as log:

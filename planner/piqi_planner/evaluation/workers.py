@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import traceback
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, Executor
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +21,14 @@ from piqi_planner.evaluation.tasks import EvaluationContext, Task, run_task
 from piqi_runtime.errors import PiqiError
 
 if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
     from piqi_planner.evaluation.store import Records
 
 Result = tuple[Task, "list[Records]"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-#: A pool of processes whose member was killed (by the system, short of memory) is made anew this many times.
+#: A process that was killed (by the system, short of memory) is replaced, this many times in all.
 RESTARTS = 3
 #: How long a cluster's scheduler, and its first worker, are waited for.
 CLUSTER_S = 10.0
@@ -70,41 +75,75 @@ class LocalWorkers(Workers):
                 )
             self.count = min(self.count, memory_bytes // needed)
         self._context = context
-        self._pool: ProcessPoolExecutor | None = None
+        self._processes: dict[Connection, SpawnProcess] = {}
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
-        """See `Workers.run`. Tasks of a process that dies are given to another."""
-        left = dict(enumerate(tasks))
+        """See `Workers.run`. The task of a process that dies is given to another."""
+        left, busy = deque(tasks), dict[Connection, Task]()
         deaths = 0
-        while left:
-            try:
-                for place, result in self._run(left):
-                    yield left.pop(place), result
-            except BrokenProcessPool as error:  # noqa: PERF203
-                self.close()
-                deaths += 1
-                if deaths > RESTARTS:
-                    raise WorkersError(f"a worker process died {deaths} times; is memory short?") from error
 
-    def _run(self, tasks: dict[int, Task]) -> Iterator[tuple[int, list[Records]]]:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.count, get_context("spawn"), _set_context, (self._context,))
-        places: dict[Future[list[Records]], int] = {
-            self._pool.submit(_run_own, task): place for place, task in tasks.items()
-        }
-        while places:
-            done, _ = wait(places, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield places.pop(future), future.result()
+        def died(connection: Connection | None, error: BaseException) -> None:
+            nonlocal deaths
+            if connection is not None:
+                self._end(connection)
+                if connection in busy:
+                    left.appendleft(busy.pop(connection))
+            deaths += 1
+            if deaths > RESTARTS:
+                raise WorkersError(f"a worker process died {deaths} times; is memory short?") from error
+
+        def give() -> None:
+            while left and len(busy) < self.count:
+                connection = next((c for c in self._processes if c not in busy), None)
+                try:
+                    connection = connection or self._start()
+                    connection.send(left[0])
+                except OSError as error:
+                    died(connection, error)
+                else:
+                    busy[connection] = left.popleft()
+
+        try:
+            while left or busy:
+                give()
+                for connection in [c for c in wait(list(busy)) if isinstance(c, Connection)]:
+                    try:
+                        found, trace = connection.recv()
+                    except (EOFError, OSError) as error:
+                        died(connection, error)
+                        continue
+                    task = busy.pop(connection)
+                    if isinstance(found, Exception):
+                        raise found from RuntimeError(f"in a worker process:\n{trace}")
+                    give()  # now: what is done with a result may take long
+                    yield task, found
+        finally:
+            if busy:  # what they send would be taken for an answer to a later task
+                self.close()
+
+    def _start(self) -> Connection:
+        # Each has a connection of its own: where they share one, what a process that was killed had sent in part
+        # stands before all that the others send.
+        spawn = get_context("spawn")
+        ours, theirs = spawn.Pipe()
+        with theirs:
+            process = spawn.Process(target=_work, args=(self._context, theirs), daemon=True)
+            process.start()
+        self._processes[ours] = process
+        return ours
+
+    def _end(self, connection: Connection) -> None:
+        process = self._processes.pop(connection)
+        process.kill()
+        process.join()
+        connection.close()
 
     def close(self) -> None:
         """Ends the processes at once; what they had begun is lost."""
-        if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            self._pool = None
+        for process in self._processes.values():
+            process.kill()
+        for connection in list(self._processes):
+            self._end(connection)
 
 
 class DaskWorkers(Workers):
@@ -177,13 +216,18 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
-_own_context: list[EvaluationContext] = []
-
-
-def _set_context(context: EvaluationContext) -> None:
-    _own_context[:] = [context]
+def _work(context: EvaluationContext, connection: Connection) -> None:
+    """Answers each task with its result, or with an error and where it was raised."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle: it ends its processes
     Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, OSError):  # the parent has gone
+        while True:
+            task = connection.recv()
+            try:
+                answer: tuple[Any, str] = run_task(context, task), ""
+            except Exception as error:
+                answer = error, traceback.format_exc()
+            connection.send(answer)
 
 
 def _end_with_parent() -> None:
@@ -192,7 +236,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _run_own(task: Task) -> list[Records]:
-    return run_task(_own_context[0], task)
