@@ -832,7 +832,7 @@ int piqi_open(const piqi_options* options, piqi_client** client) {
   c->socket = c->pool_descriptor = -1;
   c->unanswered = -1;
   for (i = 0; i < PIQI_MAX_SUBMITTED; ++i) c->tickets[i].id = -1;
-  c->timeout_ms = options && options->timeout_ms ? options->timeout_ms : 5000;
+  c->timeout_ms = options && options->timeout_ms ? options->timeout_ms : PIQI_DEFAULT_TIMEOUT_MS;
   c->pool_bytes = options ? options->pool_bytes : 0;
   if (!path) path = getenv("PIQI_SOCKET");
   if (!path) path = PIQI_DEFAULT_SOCKET;

@@ -30,6 +30,9 @@ extern "C" {
 
 #define PIQI_PROTOCOL_VERSION 1
 #define PIQI_DEFAULT_SOCKET "/run/piqi/piqid.sock"
+#ifndef PIQI_DEFAULT_TIMEOUT_MS
+#define PIQI_DEFAULT_TIMEOUT_MS 5000
+#endif
 #define PIQI_NAME_BYTES 256
 #define PIQI_ORDER_BYTES 512
 #define PIQI_MAX_RANK 8
@@ -78,7 +81,7 @@ typedef struct piqi_client piqi_client;
 typedef struct piqi_options {
   const char* socket_path; /* NULL: the environment's PIQI_SOCKET, else PIQI_DEFAULT_SOCKET */
   const char* name;        /* what the daemon's journal calls this client; may be NULL */
-  int timeout_ms;          /* of every call, with its reconnections; 0: 5000 */
+  int timeout_ms;          /* of every call, with its reconnections; 0: PIQI_DEFAULT_TIMEOUT_MS */
   size_t pool_bytes;       /* shared memory for frames and outputs; 0: none */
 } piqi_options;
 

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "native/client"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 SANITIZED = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+#: For programs that have the client's own: a busy machine may stand still for longer than that.
+PATIENT = f"-DPIQI_DEFAULT_TIMEOUT_MS={1000 * PATIENCE_S:.0f}"
 RGB8, BGR8, GREY8, FLOAT32_RAW = range(4)
 
 
@@ -66,7 +68,8 @@ class Daemon:
 
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "piqid.sock"
-        (folder / "daemon.toml").write_text(f'root = ""\ntimeout_s = {PATIENCE_S}\n')
+        (folder / "root/sys").mkdir(parents=True)  # without sensors: this machine may be hot
+        (folder / "daemon.toml").write_text(f'root = "{folder}/root"\ntimeout_s = {PATIENCE_S}\n')
         shapes = {"bytes": (1, 2, 2, 3), "clamped": (1, 2, 2, 3), "scores": (1, 12)}
         operators = (
             Operator("clamp", "relu", ("bytes",), ("clamped",), {"clamp_min": 0.0}),
@@ -124,8 +127,9 @@ class FakeDaemon:
         self.connections = 0
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(path))
-        self.listener.listen(8)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self.listener.listen(128)  # also while nobody accepts clients may give up and come again
+        self._accepting = threading.Thread(target=self._serve, daemon=True)
+        self._accepting.start()
 
     def _serve(self) -> None:
         while True:
@@ -162,6 +166,7 @@ class FakeDaemon:
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(PATIENCE_S)  # else it may accept on a descriptor that is another's by then
         self.listener.close()
 
 

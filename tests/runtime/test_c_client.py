@@ -18,6 +18,7 @@ from c_client_helpers import (
     CLIENT,
     FLOAT32_RAW,
     GREY8,
+    PATIENT,
     RGB8,
     ROOT,
     SANITIZED,
@@ -50,7 +51,7 @@ def driver(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def examples(folder: Path) -> dict[str, Path]:
     return {
-        name: compiled(folder / name, *SANITIZED, CLIENT / f"examples/{name}.c", CLIENT / "piqi.c")
+        name: compiled(folder / name, *SANITIZED, PATIENT, CLIENT / f"examples/{name}.c", CLIENT / "piqi.c")
         for name in ("piqi_file", "piqi_v4l2")
     }
 
@@ -193,6 +194,8 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     run("fill 0 010203040506070809aabbcc")
     daemon.start()
     assert run("limits 69.5").startswith("ok 0")
+    # The first frames may still run at the point before, while this one is prepared.
+    assert wait_for(lambda: run(f"infer {RGB8} 2 2 0 0").startswith("ok net 0 B "))
     first = run(f"infer {RGB8} 2 2 0 0 1 1 1024")
     assert first.startswith("ok net 0 B ")
     daemon.stop(signal.SIGKILL)
@@ -200,7 +203,6 @@ def test_the_daemon_comes_back(run: Driver, tmp_path: Path) -> None:
     starter.start()
     again = run(f"infer {RGB8} 2 2 0 0 1 1 1024")
     starter.join()
-    # The first frames may still run at the fallback, while the point is prepared.
     assert again.startswith("ok net ") and again.rsplit(" ", 1)[1] == first.rsplit(" ", 1)[1]
     assert wait_for(lambda: run(f"infer {RGB8} 2 2 0 0").startswith("ok net 0 B "))
     assert run("pool") == pool

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ class Gpu:
         self.hangs.set()  # clear: runs hang until it is set
         self.prepares = threading.Event()
         self.prepares.set()
-        self.prepared = self.closed = 0
+        self.asked = self.prepared = self.runs = self.closed = 0
 
     def prepare(self, sub_graph: piqi_native.SubGraph, inputs: list[str], outputs: list[str]) -> "GpuSubGraph":
+        self.asked += 1
         self.prepares.wait(60)
         if self.fails_to_prepare:
             raise RuntimeError("no driver")
@@ -49,6 +51,7 @@ class GpuSubGraph:
         self.gpu, self.outputs = gpu, outputs
 
     def run(self, inputs: Arrays) -> Arrays:
+        self.gpu.runs += 1
         if self.gpu.fails:
             raise RuntimeError("bus error")
         self.gpu.hangs.wait(60)
@@ -115,7 +118,7 @@ def make(net: Bundle, board: Board, gpu: Gpu) -> Iterator[Callable[..., ModelHos
     hosts = []
 
     def make(**options: Any) -> ModelHost:
-        options = {"timeout_s": 20, "probe_s": 0.05, "backends": {"armcl_cl": gpu}} | options
+        options = {"timeout_s": 60, "probe_s": 0.05, "backends": {"armcl_cl": gpu}} | options
         hosts.append(ModelHost(options.pop("bundle", net), board, **options))
         return hosts[-1]
 
@@ -155,6 +158,7 @@ def test_it_begins_at_the_fallback_and_goes_where_it_is_told(make: Callable[...,
     for point in (GGG, LLL, GGB, BBB):
         go(host, point)
         check(host, point)
+    until(lambda: len(switches) == 4)  # the last is told after it took effect
     assert switches == [(BBB, GGG), (GGG, LLL), (LLL, GGB), (GGB, BBB)]
     status = json.loads(json.dumps(host.status()))
     assert status["switches"] == 4 and status["frames"] == 5 and status["order"] == "BBB"
@@ -189,6 +193,7 @@ def test_frames_are_answered_all_the_time_while_points_change(make: Callable[...
 
     runner = threading.Thread(target=stream)
     runner.start()
+    until(lambda: seen or errors)
     rng = np.random.default_rng(0)
     for point in rng.integers(0, 4, 150):
         assert host.request(int(point))
@@ -206,7 +211,7 @@ def test_the_last_request_counts(make: Callable[..., ModelHost], gpu: Gpu) -> No
     host = make()
     gpu.prepares.clear()
     host.request(GGG)
-    time.sleep(0.02)
+    until(lambda: gpu.asked)
     assert host.request(LLL)
     check(host, BBB)  # the one in use goes on meanwhile
     gpu.prepares.set()
@@ -237,23 +242,28 @@ def test_a_processor_that_fails_costs_one_frame_and_comes_back(
     make: Callable[..., ModelHost], gpu: Gpu, how: str
 ) -> None:
     faults: list[HostFault] = []
-    host = make(on_fault=faults.append, timeout_s=2)
+    host = make(on_fault=faults.append)
     go(host, LLL)
     go(host, GGG)
     check(host, GGG)
     if how == "fails":
         gpu.fails = True
-    else:
+    else:  # one executor alone is impatient, and it never ends a frame
+        slot = host._switcher.slot
+        slot.executor.close()
+        slot.executor = host.engine.executor("GGG", slot.configuration.freqs, timeout_s=1, recorded_frames=0)
         gpu.hangs.clear()
     with pytest.raises(HostFault, match=r"net: point 0 \(GGG\): ") as caught:
         host.run(FRAME)
     assert caught.value.code == ("backend_failed" if how == "fails" else "backend_hung")
     assert caught.value.processors == "G" and caught.value.point == GGG
     assert faults == [caught.value]
+    runs = gpu.runs
     check(host, LLL)  # at once: the one that was used before
     assert host.excluded.tolist() == [True, True, False, False]
-    assert not host.request(GGB) and host.request(BBB)
-    time.sleep(0.3)  # probes fail, and disturb nobody
+    assert not host.request(GGB)
+    go(host, BBB)
+    until(lambda: gpu.runs > runs + (how == "fails"))  # probes fail, or hang, and disturb nobody
     check(host, BBB)
     assert host.excluded[GGG]
     gpu.fails = False
@@ -277,10 +287,13 @@ def test_a_point_that_cannot_be_prepared_is_left_alone(make: Callable[..., Model
 
 def test_a_preparation_that_hangs_is_given_up(make: Callable[..., ModelHost], gpu: Gpu) -> None:
     faults: list[HostFault] = []
-    host = make(on_fault=faults.append, timeout_s=2)
+    host = make(on_fault=faults.append)
+    patient = host._switcher._options
+    host._switcher._options = replace(patient, timeout_s=2)
     gpu.prepares.clear()
     host.request(GGG)
     until(lambda: faults)
+    host._switcher._options = patient
     assert faults[0].code == "backend_hung" and "not prepared within 2 s" in str(faults[0])
     go(host, LLL)
     check(host, LLL)
@@ -345,11 +358,13 @@ def test_arguments_are_checked(make: Callable[..., ModelHost], net: Bundle, boar
 
 
 def test_a_closed_host_answers_so(make: Callable[..., ModelHost]) -> None:
+    before = set(threading.enumerate())
     host = make()
-    before = threading.active_count()
+    threads = set(threading.enumerate()) - before
+    assert threads
     host.close()
     host.close()
-    assert threading.active_count() < before
+    until(lambda: not any(thread.is_alive() for thread in threads))
     with pytest.raises(HostFault, match="closed") as caught:
         host.run(FRAME)
     assert caught.value.code == "unavailable"
@@ -357,7 +372,7 @@ def test_a_closed_host_answers_so(make: Callable[..., ModelHost]) -> None:
 
 
 def test_the_fixture_bundle_runs(bundle: Path, board: Board) -> None:
-    with ModelHost(load_bundle(bundle, board), board) as host:
+    with ModelHost(load_bundle(bundle, board), board, timeout_s=60) as host:
         result = host.run(np.full((1, 2, 2, 1), -3, np.float32))
     assert result.point == 0 and not result.outputs["y"].any()
 

@@ -51,7 +51,7 @@ FRAME = np.ones((1, 2, 2, 1), np.float32)
 
 
 def test_frequencies_are_set_for_a_point_and_given_back(bundle: Path, board: Board, tree: Path) -> None:
-    with ModelHost(load_bundle(bundle, board), board, root=tree) as host:
+    with ModelHost(load_bundle(bundle, board), board, root=tree, timeout_s=60) as host:
         host.run(FRAME)
         assert found(tree)[:3] == ["userspace"] * 3
         assert host.frequencies is not None and host.frequencies.freqs_khz()["L"] == 1_416_000
@@ -62,7 +62,7 @@ def test_hosts_share_frequencies(bundle: Path, board: Board, tree: Path, tmp_pat
     state = tmp_path / "frequencies.json"
     net = load_bundle(bundle, board)
     with Frequencies(board, tree, state) as frequencies:
-        one, other = ModelHost(net, board, frequencies=frequencies), ModelHost(net, board, frequencies=frequencies)
+        one, other = (ModelHost(net, board, frequencies=frequencies, timeout_s=60) for _ in range(2))
         assert state.exists()
         one.close()  # as a bundle that is replaced
         other.run(FRAME)
@@ -73,7 +73,7 @@ def test_hosts_share_frequencies(bundle: Path, board: Board, tree: Path, tmp_pat
 
 
 def test_a_frequency_that_is_refused_costs_no_frame(bundle: Path, board: Board, tree: Path) -> None:
-    with ModelHost(load_bundle(bundle, board), board, root=tree) as host:
+    with ModelHost(load_bundle(bundle, board), board, root=tree, timeout_s=60) as host:
 
         class Refuses:
             calls = 0

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,10 @@ from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import BundleError, BundleInput, BundleOutput, add_files, load_bundle, write_bundle, write_kit
 from piqi_runtime.ctl.cli import main
 from piqi_runtime.measured_points import read_measured
+from piqi_runtime.meter import background
 from piqi_runtime.profile_tables import LAYERS, PHASES, TABLES, TRANSFERS, ProfileError, read_facts, read_table
 from piqi_runtime.profiling import Conditions, profile_board
+from piqi_runtime.profiling.store import Store
 from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, TableLayers
 
 LAYER_COUNT = 4
@@ -138,6 +139,13 @@ def bundle(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meters that wait as long as a busy machine may stand still."""
+    for name in ("START_S", "SILENT_S", "SETTLE_TIMEOUT_S"):
+        monkeypatch.setattr(background, name, PATIENCE_S)
+
+
 def blocks(out: Path) -> list[tuple[Any, ...]]:
     if not (out / "measurements.sqlite").exists():
         return []
@@ -191,21 +199,31 @@ def test_a_network_of_one_layer(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_killed_and_started_again_it_goes_on(bench: Bench, tmp_path: Path) -> None:
-    out = tmp_path / "profile"
-    command = [sys.executable, "-m", "piqi_runtime.ctl", "profile", str(bench.kit), "--board", str(bench.board)]
-    command += ["--out", str(out), "--processors", "LN", "--seconds", "0.05", "--repeats", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: len(blocks(out)) >= 5)
+    out, script = tmp_path / "profile", tmp_path / "stops.py"
+    script.write_text(
+        "import sys, time\n"
+        "from piqi_runtime.ctl import cli\n"
+        "from piqi_runtime.profiling import store\n"
+        "add, left = store.Store.add, [0] * 5\n"
+        "store.Store.add = lambda *block: left.pop() or add(*block) if left else time.sleep(3600)\n"
+        "sys.exit(cli.main())\n"
+    )
+    arguments = ["profile", str(bench.kit), "--board", str(bench.board), "--out", str(out)]
+    arguments += ["--processors", "LN", "--seconds", "0.05", "--repeats", "2"]
+    process = subprocess.Popen([sys.executable, str(script), *arguments], stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: len(blocks(out)) == 5)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = blocks(out)
     assert not any((out / table.file_name).exists() for table in TABLES)
+    command = [sys.executable, "-m", "piqi_runtime.ctl", *arguments]
     result = subprocess.run(command, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
     assert blocks(out)[: len(kept)] == kept
     load_profile(out, load_board(bench.board))
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_meter_on_a_serial_port(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("serial")
     out = tmp_path / "profile"
@@ -218,24 +236,27 @@ def test_a_meter_on_a_serial_port(bench: Bench, tmp_path: Path) -> None:
     assert model.run_mw == pytest.approx(4321, rel=1e-2) and model.holes == ()
 
 
-def test_a_meter_that_is_unplugged(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("patient")
+def test_a_meter_that_is_unplugged(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("serial")
     out = tmp_path / "profile"
     options = ["--processors", "LB", "--repeats", 1, "--seconds", 0.4]
-    with simulator(Trace()) as meter:
+    add = Store.add
+    with simulator(Trace()) as meter, monkeypatch.context() as patch:
 
-        def unplug() -> None:
-            wait_for(lambda: len(blocks(out)) >= 2)
-            meter.unplug()
+        def add_and_unplug(store: Store, *block: Any) -> None:
+            add(store, *block)
+            if len(blocks(out)) == 2:
+                meter.unplug()
 
-        thread = threading.Thread(target=unplug)
-        thread.start()
+        patch.setattr(Store, "add", add_and_unplug)
         assert bench.profile(out, *options, "--meter", f"serial:{meter.port}") == 1
-        thread.join()
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("piqictl:")]
     assert len(told) == 1 and "has gone (unplugged?)" in told[0]
     kept = blocks(out)
-    assert kept and not (out / "layers.csv").exists()
+    assert len(kept) == 2 and not (out / "layers.csv").exists()
     with simulator(Trace()) as meter:
         assert bench.profile(out, *options, "--meter", f"serial:{meter.port}") == 0
     assert blocks(out)[: len(kept)] == kept
@@ -276,7 +297,8 @@ def test_an_npu_that_hangs_fails_or_is_missing(bench: Bench, tmp_path: Path, cal
     board = write_board(tmp_path, "rknn1")
     kit = vendor_kit(bench, tmp_path, board)
     command = [sys.executable, "-m", "piqi_runtime.ctl", "profile", str(kit), "--board", str(board)]
-    command += ["--out", str(tmp_path / "profile"), "--timeout", "4", *QUICK]
+    timeout_s = 6 if calls and "hang" in calls else PATIENCE_S
+    command += ["--out", str(tmp_path / "profile"), "--timeout", str(timeout_s), *QUICK]
     environment = {**os.environ, "PIQI_RKNN1_LIBRARY": str(tmp_path / "none.so")}
     if calls is not None:
         environment |= {"PIQI_RKNN1_LIBRARY": str(emulator(1)), "PIQI_RKNN_EMULATOR": calls}
