@@ -43,7 +43,7 @@ def hindrance() -> str:
     return ""
 
 
-@pytest.mark.timeout(900)  # the first time it makes the root and builds everything
+@pytest.mark.timeout(3600)  # the first time it makes the root and builds everything
 def test_arm64(early: Any) -> None:
     if reason := hindrance():
         pytest.skip(reason)

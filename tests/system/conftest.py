@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARE = Path("/srv/piqi-test")  # where the machine sees the folder of packages, bundles and so on
 CPUFREQ = Path("/sys/devices/system/cpu/cpufreq")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-# A mount namespace of its own, so that the bind mount of / goes away with it.
-BOOT = """
-set -e
-mount --bind / "$1"
-name=$2 root=$1
-shift 2
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --machine="$name" --boot --register=no --keep-unit \
-  --console=pipe --directory="$root" --volatile=overlay --private-network --capability=all --system-call-filter=bpf \
-  "$@" systemd.unit=basic.target
-"""
+NSPAWN = [
+    *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe", "--volatile=overlay"),
+    *("--private-network", "--capability=all", "--system-call-filter=bpf"),
+]
+# In a mount namespace of its own the bind mount of / goes away with it.
+BIND = ["unshare", "--mount", "--propagation=private", "sh", "-ec", 'mount --bind / "$0"; exec "$@"']
 CONFIG = f"""
 board = "{SHARE}/board.toml"
 bundle_folder = "{SHARE}/bundles"
@@ -113,7 +110,9 @@ class Machine:
             stdin=subprocess.DEVNULL,
             timeout=timeout,
         )
-        assert not check or result.returncode == 0, f"{' '.join(map(str, command))}:\n{result.stdout}"
+        if check and result.returncode != 0:
+            log = self.log() if command[0] == "systemctl" else ""
+            pytest.fail(f"{' '.join(map(str, command))}:\n{result.stdout}\n{log}")
         return result
 
     def path(self, path: str | Path) -> Path:
@@ -126,7 +125,9 @@ class Machine:
 
     def pid(self) -> int:
         """The daemon's process, by the machine's numbers."""
-        return int(self.show("piqid.service", "MainPID"))
+        pid = int(self.show("piqid.service", "MainPID"))
+        assert pid, self.log()  # nothing may be sent to process 0: that is the sender's group
+        return pid
 
     def wait(self, unit: str, name: str, *values: str, timeout: float = 60) -> str:
         """Until a property is one of `values`."""
@@ -239,31 +240,71 @@ def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare_machine(share: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A booted machine without PiQi."""
     folder = tmp_path_factory.mktemp("nspawn")
-    (folder / "root").mkdir()
-    cpufreq = share / "cpufreq" if CPUFREQ.is_dir() else None
-    name = f"piqi-test-{os.getpid()}"
-    arguments = ["unshare", "--mount", "--propagation=private", "bash", "-c", BOOT, "boot", folder / "root", name]
+    root = folder / "root"
+    root.mkdir()
+    with booted("piqi-machine", folder, share, [*BIND, root, *NSPAWN, f"--directory={root}"]) as machine:
+        yield machine
+
+
+@contextmanager
+def booted(name: str, folder: Path, share: Path, command: Sequence[object]) -> Iterator[Machine]:
+    """The machine that this command of systemd-nspawn starts, as long as it is needed. Skips where it does not boot."""
+    name = f"{name}-{os.getpid()}"
+    frequencies = share / f"{name}-cpufreq"
+    groups = make_cgroups(name)
+    join = ["sh", "-ec", 'for group in $0; do echo $$ > "$group/cgroup.procs"; done; exec "$@"', " ".join(groups)]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
-            [*arguments, f"--bind={share}:{SHARE}"],
+            [*join, *map(str, command), f"--machine={name}", f"--bind={share}:{SHARE}", "systemd.unit=basic.target"],
             stdout=log,
-            stderr=subprocess.STDOUT,
+            stderr=log,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"TMPDIR": str(folder)},
+            env=os.environ | {"TMPDIR": str(folder), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
         )
     try:
         leader = wait_for_boot(process)
         if leader is None:
-            pytest.skip(f"systemd-nspawn cannot boot here: {(folder / 'log').read_text()[-400:]}")
-        machine = Machine(leader, share, cpufreq)
-        if cpufreq:  # now: nspawn would hide it behind the sysfs that it mounts last
-            make_cpufreq(cpufreq)
-            machine.run("mount", "--bind", SHARE / "cpufreq", CPUFREQ)
+            pytest.skip(f"systemd-nspawn cannot boot {name} here: {(folder / 'log').read_text()[-400:]}")
+        machine = Machine(leader, share, frequencies if CPUFREQ.is_dir() else None)
+        if machine.cpufreq:  # now: nspawn would hide it behind the sysfs that it mounts last
+            make_cpufreq(machine.cpufreq)
+            machine.run("mount", "--bind", SHARE / frequencies.name, CPUFREQ)
         yield machine
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)  # halts the machine; SIGKILL would leave its mounts and cgroups
         process.wait(120)
+        for group in groups:
+            for path in (*sorted(Path(group).glob("**/"), reverse=True), Path(group)):
+                with suppress(OSError):
+                    path.rmdir()
+
+
+def make_cgroups(name: str) -> list[str]:
+    """New ones, below this process's, in the hierarchies that systemd uses.
+
+    Machines in the same one would have the same for each of their services, and end each other's.
+    """
+    made = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        hierarchies = {"": ("unified", "."), "name=systemd": ("systemd",)}.get(controllers, ())
+        for folder in (Path("/sys/fs/cgroup", hierarchy) / path.lstrip("/") for hierarchy in hierarchies):
+            if os.access(folder / "cgroup.procs", os.W_OK):
+                (folder / name).mkdir(exist_ok=True)
+                made.append(str(folder / name))
+                break
+    return made
+
+
+def is_init(pid: str) -> bool:
+    """Whether it is the first of a PID namespace: what nspawn runs before still sees this machine's systemd."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    (numbers,) = (line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+    return len(numbers) > 1 and numbers[-1] == "1"
 
 
 def wait_for_boot(process: subprocess.Popen[bytes]) -> int | None:
@@ -271,7 +312,7 @@ def wait_for_boot(process: subprocess.Popen[bytes]) -> int | None:
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for child in children:
+        for child in filter(is_init, children):
             command = ["nsenter", "--target", child, "--all", "systemctl", "is-system-running"]
             state = subprocess.run(command, text=True, capture_output=True, timeout=60).stdout.strip()
             if state in ("running", "degraded"):

@@ -138,7 +138,7 @@ def test_package_upgrades_and_purges(installed: Any) -> None:
     leftovers = [line for line in found.stdout.splitlines() if line not in ("/var/lib/piqi",)]
     assert leftovers == []
     assert installed.show("piqid.service", "LoadState") == installed.show("piqid.socket", "LoadState") == "not-found"
-    assert installed.run("systemctl", "--failed", "--quiet").stdout == ""
+    assert installed.run("systemctl", "list-units", "--failed", "--quiet", "piqi*").stdout == ""
     assert bundle.read_text() == "a user's"
     bundle.unlink()
 

@@ -37,7 +37,7 @@ from simulated_board.memory import BEGAN, ENDED, STRETCH, BoardMemory, Record  #
 from simulated_board.physics import Physics, SyntheticPhysics  # noqa: E402
 from simulated_board.process import RunningBoard  # noqa: E402
 from simulated_board.tree import domains, frequency_domains, make_tree  # noqa: E402
-from simulated_board.undisturbed import undisturbed  # noqa: E402
+from simulated_board.undisturbed import OFF, undisturbed  # noqa: E402
 
 QUIET = True
 FRAMES = 30
@@ -51,7 +51,7 @@ def patient(test: Callable[..., None]) -> Callable[..., None]:
     def attempts(*arguments: object, **named: object) -> None:
         with undisturbed():
             for _ in range(ATTEMPTS - 1):
-                with suppress(AssertionError):
+                with suppress(*OFF):
                     return test(*arguments, **named)
             test(*arguments, **named)
 
@@ -299,7 +299,7 @@ def test_an_npu_that_hangs_and_comes_back(
 ) -> None:
     frame = random_frame(quantised.float_model)
     with Engine(quantised.float_model, board, root=on_board.root) as engine:
-        executor = engine.executor("LLNLL", "1 1 1 1 1", partitions, timeout_s=0.5)
+        executor = engine.executor("LLNLL", "1 1 1 1 1", partitions, timeout_s=3.0)
         executor.run(frame)
         on_board.control(npu_hangs=True)
         try:
@@ -316,9 +316,11 @@ def test_a_meter_that_is_unplugged_and_plugged_in_again(on_board: RunningBoard) 
     with meter:
         on_board.control(meter=False)
         try:
-            time.sleep(0.3)
             with pytest.raises(MeterError, match="unplugged"):
-                meter.check()
+                end_s = time.monotonic() + 60
+                while time.monotonic() < end_s:  # the meter's thread sees it when it reads
+                    meter.check()
+                    time.sleep(0.01)
             with pytest.raises(MeterError, match="cannot be opened"):
                 open_meter(on_board.meter).start()
         finally:

@@ -31,10 +31,10 @@ QUIET = True
 POINTS = 16
 #: Of a phase's values, the median and the mean of their relative errors are at most so much.
 MEDIAN, MEAN = 0.03, 0.03
-TIMEOUT_S = 100
+TIMEOUT_S = 600
 
 # What one test makes the next one uses, as on a board: they are run together.
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.timeout(1800)]
 
 
 class Bench:
@@ -62,8 +62,7 @@ class Bench:
         """What it prints; of one that is to fail, its errors."""
         process = self.start(module, *arguments)
         out, error = process.communicate(timeout=TIMEOUT_S)
-        if process.returncode != code:
-            pytest.fail(f"exit code {process.returncode}:\n{out}\n{error}")
+        assert process.returncode == code, f"exit code {process.returncode}:\n{out}\n{error}"
         return error if code else out
 
     def planner(self, *arguments: object) -> str:
@@ -104,7 +103,7 @@ def blocks(out: Path) -> int:
 
 
 def wait_for_blocks(process: subprocess.Popen[str], out: Path, count: int) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 300
     while blocks(out) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline_s
@@ -113,14 +112,15 @@ def wait_for_blocks(process: subprocess.Popen[str], out: Path, count: int) -> No
 
 def test_a_profile_is_recovered_through_a_kill_and_an_unplugged_meter(bench: Bench) -> None:
     out = bench.folder / "profile"
-    process = bench.start("piqi_runtime.ctl", *profile(bench, out))
+    # More than are wanted in the end: none is done before it is ended, however late that is.
+    process = bench.start("piqi_runtime.ctl", *profile(bench, out), "--repeats", 1000)
     wait_for_blocks(process, out, 8)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list(out.glob("*.csv"))
     kept = blocks(out)
 
-    process = bench.start("piqi_runtime.ctl", *profile(bench, out))
+    process = bench.start("piqi_runtime.ctl", *profile(bench, out), "--repeats", 1000)
     wait_for_blocks(process, out, kept + 8)
     bench.running.control(meter=False)
     _, error = process.communicate(timeout=TIMEOUT_S)
@@ -153,7 +153,7 @@ def test_an_npu_that_never_returns_is_left_out(bench: Bench) -> None:
     out = bench.folder / "hung"
     bench.running.control(npu_hangs=True)
     try:
-        error = bench.piqictl(*profile(bench, out, "--processors", "N", "--freqs", "B=1", "--timeout", 1), code=3)
+        error = bench.piqictl(*profile(bench, out, "--processors", "N", "--freqs", "B=1", "--timeout", 5), code=3)
     finally:
         bench.running.control(npu_hangs=False)
     assert "N is left out" in error and "did not finish" in error
@@ -171,7 +171,7 @@ def test_a_bundle_of_that_profile_serves_at_its_predicted_times(bench: Bench, tm
     daemon = ["--config", config, "--bundle", bench.folder / "bundle", "--board", bench.board, "--socket", socket]
     process = bench.start("piqi_runtime.daemon.main", *daemon)
     try:
-        with Client(socket, timeout_s=20) as client:
+        with Client(socket, timeout_s=60) as client:
             points = client.points()
             _, _, frames, labels = load()
             client.policy("fast")
@@ -182,7 +182,7 @@ def test_a_bundle_of_that_profile_serves_at_its_predicted_times(bench: Bench, tm
                 assert np.median(served_ms) == pytest.approx(point["latency_ms"], rel=0.05)
     finally:
         process.terminate()
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
     assert "emulated" not in error
     right = [next(iter(r.outputs.values())).argmax() == label for r, label in zip(results, labels, strict=False)]

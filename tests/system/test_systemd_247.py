@@ -3,15 +3,13 @@
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.system.conftest import CONFIG, CPUFREQ, SHARE, SYSTEM_PYTHON, Machine, make_cpufreq, wait_for_boot
+from tests.system.conftest import CONFIG, NSPAWN, SHARE, SYSTEM_PYTHON, Machine, booted
 from tests.system.test_package import MAX_EXPOSURE
 from tests.system.test_service import (  # noqa: F401 - run here too, on the machine below
     governors,
@@ -28,6 +26,7 @@ from tests.system.test_service import (  # noqa: F401 - run here too, on the mac
 )
 from tests.system.test_unit_versions import ADDED, GROUPS, KNOWN_BY_239, OLDEST, VALUES
 
+pytestmark = pytest.mark.timeout(3600)  # the first test waits until the root is made
 ROOT = Path(__file__).resolve().parents[2]
 MAKE_ROOT = [str(ROOT / "scripts/make_systemd_247")]
 MACHINE_ROOT = ROOT / "build/systemd247/root"
@@ -60,29 +59,10 @@ def bare_machine(share: Path, early: Any, tmp_path_factory: pytest.TempPathFacto
     if made.returncode != 0:
         pytest.skip(f"Debian 11 cannot be had here: {made.stdout.strip()[-400:]}")
     folder = tmp_path_factory.mktemp("nspawn")
-    command = [
-        *("systemd-nspawn", "--quiet", f"--machine=piqi-test-247-{os.getpid()}", "--boot", "--register=no"),
-        *("--keep-unit", "--console=pipe", f"--directory={MACHINE_ROOT}", "--volatile=overlay", "--private-network"),
-        *("--capability=all", "--system-call-filter=bpf"),
-        *(f"--bind={share}:{SHARE}", f"--bind-ro=/usr:{HOST}/usr", f"--bind-ro={python(folder)}:{SYSTEM_PYTHON}"),
-        "systemd.unit=basic.target",
-    ]
-    environment = os.environ | {"TMPDIR": str(folder), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
-    try:
-        leader = wait_for_boot(process)
-        if leader is None:
-            pytest.skip(f"systemd-nspawn cannot boot Debian 11 here: {(folder / 'log').read_text()[-400:]}")
-        machine = Machine(leader, share, share / "cpufreq-247" if CPUFREQ.is_dir() else None)
-        if machine.cpufreq:  # now: nspawn would hide it behind the sysfs that it mounts last
-            make_cpufreq(machine.cpufreq)
-            machine.run("mount", "--bind", SHARE / "cpufreq-247", CPUFREQ)
+    outside = [f"--bind-ro=/usr:{HOST}/usr", f"--bind-ro={python(folder)}:{SYSTEM_PYTHON}"]
+    command = [*NSPAWN, f"--directory={MACHINE_ROOT}", *outside]
+    with booted("piqi-machine-247", folder, share, command) as machine:
         yield machine
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(120)
 
 
 def python(folder: Path) -> Path:
