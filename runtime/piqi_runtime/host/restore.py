@@ -33,7 +33,7 @@ class Original(BaseModel):
     `speed`: the file's own unit (kHz, or Hz of a devfreq device), where its governor was `userspace`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     folder: str
     governor: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,31}$")]
@@ -52,7 +52,7 @@ class Original(BaseModel):
 class State(BaseModel):
     """What the state file holds. `root`: where the board's ``sys/`` is; `boot_id`: of the boot it is about."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     version: Literal[1] = 1
     boot_id: str
