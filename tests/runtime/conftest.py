@@ -1,10 +1,12 @@
-"""A small bundle."""
+"""A small bundle, and meters with patience."""
 
 from pathlib import Path
 
 import pytest
+from daemon_helpers import PATIENCE_S
 
 from piqi_runtime.bundle import BundleInput, BundleOutput, write_bundle
+from piqi_runtime.meter import background
 from piqi_runtime.model import Model, Operator, Tensor
 from piqi_runtime.table import AccuracyMetric, OperatingPoint, ParetoTable, TableLayers
 
@@ -35,3 +37,10 @@ def write_small_bundle(folder: Path) -> Path:
         extra_files={"report/report.json": b"{}"},
     )
     return folder / "net"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meters that wait as long as a busy machine may stand still."""
+    for name in ("START_S", "SILENT_S", "SETTLE_TIMEOUT_S"):
+        monkeypatch.setattr(background, name, PATIENCE_S)

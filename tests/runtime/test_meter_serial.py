@@ -17,13 +17,6 @@ LAYERS_MW = (5200.0, 8100.0, 6400.0, 3900.0, 9000.0, 4700.0, 7300.0)
 PAUSE_MS = 0.9
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meters that wait as long as a busy machine may stand still."""
-    for name in ("START_S", "SILENT_S", "SETTLE_TIMEOUT_S"):
-        monkeypatch.setattr(background, name, PATIENCE_S)
-
-
 def trace_of(frames: int, **faults) -> tuple[Trace, np.ndarray]:
     """Frames from time 0 on, and the layer of each run."""
     rng = np.random.default_rng(faults.get("seed", 0))

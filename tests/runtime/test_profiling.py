@@ -31,7 +31,6 @@ from piqi_runtime.boards import load_board
 from piqi_runtime.bundle import BundleError, BundleInput, BundleOutput, add_files, load_bundle, write_bundle, write_kit
 from piqi_runtime.ctl.cli import main
 from piqi_runtime.measured_points import read_measured
-from piqi_runtime.meter import background
 from piqi_runtime.profile_tables import LAYERS, PHASES, TABLES, TRANSFERS, ProfileError, read_facts, read_table
 from piqi_runtime.profiling import Conditions, profile_board
 from piqi_runtime.profiling.store import Store
@@ -137,13 +136,6 @@ def bundle(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
         board=load_board(bench.board),
     )
     return folder
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meters that wait as long as a busy machine may stand still."""
-    for name in ("START_S", "SILENT_S", "SETTLE_TIMEOUT_S"):
-        monkeypatch.setattr(background, name, PATIENCE_S)
 
 
 def blocks(out: Path) -> list[tuple[Any, ...]]:
